@@ -1,0 +1,1 @@
+"""A board's bytes become blocks of samples; no signal processing happens here."""

@@ -1,0 +1,151 @@
+"""From bytes to blocks: decoder, timeline and scale put together, and what state the board is in."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_bridge.blocks import SampleBlock, Signal
+from firmware_bridge.boards import Board
+from firmware_bridge.packets import BadFrame, Info, Samples
+from firmware_bridge.timeline import Timeline
+
+SILENT_AFTER_S = 2.0
+_ASK_EVERY_S = 1.0
+_RATE_TOLERANCE = 0.20
+
+
+@dataclass(slots=True)
+class Counts:
+    """What came since the start."""
+
+    bytes: int = 0
+    packets: int = 0
+    damaged: int = 0
+    lost: int = 0
+    repeated: int = 0
+
+
+class Bridge:
+    """Turn a board's bytes into blocks. Sans I/O: the time comes with the bytes.
+
+    `channels` names the columns; without it they are called ch1, ch2 ... or as the board labels them. Without
+    `check_rate` the samples may come faster or slower than the host's clock says, as from a recording.
+    """
+
+    def __init__(self, board: Board, channels: tuple[str, ...] = (), *, check_rate: bool = True) -> None:
+        self._check_rate = check_rate
+        self.board = board
+        self.counts = Counts()
+        self.signal: Signal | None = None
+        self._names = channels
+        self._info: Info | None = None
+        self._timeline = Timeline(board.rate_hz or 0.0)
+        self._problem: str | None = None
+        self._connect(0.0)
+
+    def _connect(self, now_s: float) -> None:
+        self._decoder = self.board.decoder()
+        self._timeline.restart()
+        self._since_s = now_s
+        self._bytes_since = 0
+        self._last_block_s: float | None = None
+        self._asked_s: float | None = None
+
+    def connected(self, now_s: float) -> None:
+        """Note that the port was opened, again perhaps."""
+        self._connect(now_s)
+
+    def command(self, now_s: float) -> bytes:
+        """Return what to send to the board now: the start command, again and again until samples come."""
+        waiting = self._last_block_s is None
+        if not waiting or (self._asked_s is not None and now_s - self._asked_s < _ASK_EVERY_S):
+            return b""
+        self._asked_s = now_s
+        return self.board.start
+
+    def feed(self, data: bytes, now_s: float) -> list[SampleBlock]:
+        """Take the bytes that came until `now_s` (monotonic); return the blocks that they complete."""
+        self.counts.bytes += len(data)
+        self._bytes_since += len(data)
+        blocks: list[SampleBlock] = []
+        for packet in self._decoder.feed(data) if data else []:
+            match packet:
+                case Samples():
+                    blocks += self._place(packet, now_s)
+                case Info():
+                    self._learn(packet)
+                case BadFrame():
+                    self.counts.damaged += 1
+                    if self.signal is not None:
+                        self._timeline.lose(packet.samples)
+        self.counts.lost, self.counts.repeated = self._timeline.lost, self._timeline.repeated
+        return blocks
+
+    def problem(self, now_s: float) -> str | None:
+        """Say in a few words what is wrong with the stream, None while it is well."""
+        if self._problem:
+            return self._problem
+        last = self._since_s if self._last_block_s is None else self._last_block_s
+        if now_s - last >= SILENT_AFTER_S:
+            if self._last_block_s is None and self._bytes_since:
+                return f"{self._bytes_since} bytes came, none of them from a board of kind {self.board.name!r}"
+            return "the board is silent"
+        if not self._check_rate:
+            return None
+        measured, nominal = self._timeline.measured_hz, self._timeline.rate_hz
+        if measured is not None and abs(measured / nominal - 1) > _RATE_TOLERANCE:
+            return f"the board sends {measured:.0f} samples/s; expected {nominal:g}"
+        return None
+
+    def stale_s(self, now_s: float) -> float:
+        """Return for how long no sample has come."""
+        return now_s - (self._since_s if self._last_block_s is None else self._last_block_s)
+
+    def _learn(self, info: Info) -> None:
+        self._problem = None if info.kind == "raw" else f"the board sends {info.kind} EMG; expected raw EMG"
+        if self._info is not None and info.boot_id != self._info.boot_id:
+            self._timeline.restart()
+        self._info = info
+        if info.rate_hz != self._timeline.rate_hz:
+            self._timeline.change_rate(info.rate_hz)
+        board = replace(self.board, rate_hz=info.rate_hz, uv_per_count=info.uv_per_count, adc_bits=info.adc_bits)
+        if board != self.board:
+            self.board, self.signal = board, None
+
+    def _place(self, packet: Samples, now_s: float) -> list[SampleBlock]:
+        if self.board.rate_hz is None:
+            return []  # a board that describes itself has not done so yet
+        if self._names and len(self._names) != packet.codes.shape[1]:
+            wanted = f"{len(self._names)}: {', '.join(self._names)}"
+            self._problem = f"the board sends {packet.codes.shape[1]} channels; expected {wanted}"
+            return []
+        self.counts.packets += 1
+        self._last_block_s = now_s
+        start = self._timeline.place(packet, now_s)
+        if start is None:
+            return []
+        signal = self._signal(packet)
+        return [SampleBlock(signal, start, scaled(packet.codes, self.board.uv_per_count))]
+
+    def _signal(self, packet: Samples) -> Signal:
+        n = packet.codes.shape[1]
+        names = self._names or tuple(label or f"ch{k + 1}" for k, label in enumerate(packet.labels or ("",) * n))
+        if self.signal is None or self.signal.channels != names:
+            codes = self._info.codes if self._info else None
+            self.signal = signal_of(self.board, names, codes)
+        return self.signal
+
+
+def signal_of(board: Board, names: tuple[str, ...], codes: tuple[int, int] | None = None) -> Signal:
+    """Describe what such a board sends; `codes` are its lowest and highest, else they follow from its ADC's bits."""
+    scale = board.uv_per_count
+    if codes is None and board.adc_bits is not None:
+        codes = 0, 2**board.adc_bits - 1
+    rails = (codes[0] * scale, codes[1] * scale) if codes and scale else None
+    return Signal(board.rate_hz or 0.0, names, scale, rails)
+
+
+def scaled(codes: NDArray[np.float64], uv_per_count: float | None) -> NDArray[np.float64]:
+    """Return codes as µV; values that are µV already have no scale."""
+    return codes if uv_per_count is None else codes * uv_per_count

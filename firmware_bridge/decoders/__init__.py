@@ -1,0 +1,1 @@
+"""One file per wire format: bytes in, packets out, no I/O."""

@@ -1,0 +1,299 @@
+"""Recordings as one more source of samples: CSV with a header row, and OpenSignals text."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_bridge.blocks import SampleBlock, Signal
+from firmware_bridge.boards import BOARDS, Board
+from firmware_bridge.bridge import scaled, signal_of
+
+Array = NDArray[np.float64]
+
+_OPENSIGNALS = "# OpenSignals Text File Format"
+_LINES = 50_000
+_UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6}
+_TIME_COLUMNS = {
+    "t": 1.0, "time": 1.0, "time_s": 1.0, "t_s": 1.0, "seconds": 1.0, "timestamp": 1.0,
+    "time_ms": 1e-3, "t_ms": 1e-3, "ms": 1e-3, "millis": 1e-3, "time_us": 1e-6, "us": 1e-6, "micros": 1e-6,
+}  # fmt: skip
+_MOST_LOST_S = 3600.0  # a longer jump of a time column is a mistake, not a gap
+
+
+class RecordingError(Exception):
+    """A recording that cannot be read as asked; the message says where, what and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the caller says of a recording that does not say it itself."""
+
+    rate_hz: float | None = None
+    units: str | None = None
+    board: str | None = None
+    uv_per_count: float | None = None
+    adc_bits: int | None = None
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording: what its signal is, and its samples as often as they are asked for.
+
+    `board` carries rate, scale and range, so that playing the codes through a port gives the same values.
+    `codes` yields (index of the first sample, codes of shape (samples, channels)) piece by piece.
+    """
+
+    path: Path
+    signal: Signal
+    board: Board
+    codes: Callable[[], Iterator[tuple[int, Array]]]
+
+    def blocks(self) -> Iterator[SampleBlock]:
+        """Read the file from the start, piece by piece."""
+        for start, codes in self.codes():
+            yield SampleBlock(self.signal, start, scaled(codes, self.board.uv_per_count))
+
+    def sha256(self) -> str:
+        """Return the checksum of the file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open a recording of any known format; its head is read at once, its samples when asked for.
+
+    Raises RecordingError for a file that is missing, empty, of an unknown format or not described well enough.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise RecordingError(f"{path}: {error.strerror}") from None
+    if not head.strip():
+        raise RecordingError(f"{path}: the file is empty; expected a header row and samples")
+    if b"\0" in head:
+        raise RecordingError(f"{path}: not a text file; expected CSV or OpenSignals text")
+    reader = _opensignals if head.startswith(_OPENSIGNALS.encode()) else _csv
+    return reader(path, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Where the numbers stand in a text file."""
+
+    path: Path
+    skip: int
+    delimiter: str
+    columns: tuple[int, ...]
+    names: tuple[str, ...]
+    width: int
+
+
+def _csv(path: Path, options: ReadOptions) -> Recording:
+    with _text(path) as file:
+        first = file.readline().rstrip("\r\n")
+    delimiter = next((d for d in (";", "\t", ",") if d in first), ",")
+    header = [cell.strip().strip('"') for cell in first.split(delimiter)]
+    has_header = not all(_is_number(cell) for cell in header)
+    if not has_header:
+        header = [f"ch{k + 1}" for k in range(len(header))]
+    times = [k for k, name in enumerate(header) if name.lower() in _TIME_COLUMNS]
+    chosen = _choose(path, options.channels, header, [k for k in range(len(header)) if k not in times])
+    table = _Table(path, int(has_header), delimiter, tuple(chosen), tuple(header[k] for k in chosen), len(header))
+    clock = replace(table, columns=(times[0],), names=(header[times[0]],)) if times and not options.rate_hz else None
+    tick_s = _TIME_COLUMNS[table_name.lower()] if clock and (table_name := clock.names[0]) else 1.0
+    rate_hz = options.rate_hz or (_rate_of(clock, tick_s) if clock else None)
+    if rate_hz is None:
+        raise RecordingError(f"{path}: no sampling rate; expected --rate HZ or a time column")
+    return _recording(table, _describe(path, options, rate_hz, table.names), clock, tick_s)
+
+
+def _describe(path: Path, options: ReadOptions, rate_hz: float, names: tuple[str, ...]) -> Board:
+    """Return rate, scale and range as the caller gives them; units may also stand in all the columns' names."""
+    units = options.units
+    if units is None:
+        suffixes = {unit for unit in _UNITS if all(name.lower().endswith(f"_{unit.lower()}") for name in names)}
+        units = next(iter(suffixes), None)
+    if units is None and (options.board or options.uv_per_count):
+        units = "counts"
+    if units is None:
+        raise RecordingError(f"{path}: no units; expected --units uV|mV|V|counts")
+    if units in _UNITS:
+        scale = _UNITS[units]
+        return replace(BOARDS["ascii"], rate_hz=rate_hz, uv_per_count=None if scale == 1 else scale)
+    board = BOARDS[options.board] if options.board else BOARDS["ascii"]
+    scale_of_counts = options.uv_per_count or board.uv_per_count
+    if scale_of_counts is None:
+        raise RecordingError(
+            f"{path}: counts of an unknown size; expected --uv-per-count X or a --board that has a known one"
+        )
+    return replace(
+        BOARDS["ascii"],
+        rate_hz=rate_hz,
+        uv_per_count=scale_of_counts,
+        adc_bits=options.adc_bits or board.adc_bits,
+    )
+
+
+def _opensignals(path: Path, options: ReadOptions) -> Recording:
+    skip, head = 0, None
+    with _text(path) as file:
+        for line in islice(file, 100):
+            skip += 1
+            if line.startswith("# {"):
+                head = line[2:]
+            if line.startswith("# EndOfHeader"):
+                break
+        else:
+            raise RecordingError(f"{path}: no line '# EndOfHeader' within the first {skip} lines")
+    try:
+        devices: dict[str, Any] = json.loads(head or "")
+        device = next(iter(devices.values()))
+        header = [str(name) for name in device["column"]]
+        rate_hz = float(device["sampling rate"])
+        sensors = [str(sensor) for sensor in device["sensor"]]
+        bits = [int(bits) for bits in device["resolution"]]
+        kind = str(device.get("device", ""))
+    except (ValueError, KeyError, StopIteration, AttributeError, TypeError) as error:
+        raise RecordingError(f"{path}: the OpenSignals header is damaged ({error!r})") from None
+    if len(devices) > 1:
+        raise RecordingError(f"{path}: {len(devices)} devices in one file; expected one")
+    analog = [k for k, name in enumerate(header) if re.fullmatch(r"(CH|A)\d+", name)]
+    emg = [k for k, sensor in zip(analog, sensors, strict=False) if "EMG" in sensor.upper()]
+    chosen = _choose(path, options.channels, header, emg or analog)
+    own_bits = bits[analog.index(chosen[0])] if chosen[0] in analog and len(bits) >= len(analog) else bits[-1]
+    # 3 V over the range and a gain of 1000 for biosignalsplux, 3.3 V and 1009 for BITalino: their data sheets.
+    vref_uv, gain = (3.3e6, 1009) if "bitalino" in kind.lower() else (3e6, 1000)
+    board = replace(
+        BOARDS["ascii"],
+        rate_hz=options.rate_hz or rate_hz,
+        uv_per_count=options.uv_per_count or vref_uv / 2**own_bits / gain,
+        adc_bits=options.adc_bits or own_bits,
+    )
+    names = tuple(header[k] for k in chosen)
+    return _recording(_Table(path, skip, "\t", tuple(chosen), names, len(header)), board, None, 1.0)
+
+
+def _choose(path: Path, wanted: tuple[str, ...], header: list[str], usual: list[int]) -> list[int]:
+    for name in wanted:
+        if name not in header:
+            raise RecordingError(f"{path}: no column {name!r}; expected one of {', '.join(header)}")
+    chosen = [header.index(name) for name in wanted] or usual
+    if not chosen:
+        raise RecordingError(f"{path}: no column with samples; found only {', '.join(header)}")
+    return chosen
+
+
+def _recording(table: _Table, board: Board, clock: _Table | None, tick_s: float) -> Recording:
+    if board.rate_hz is None or not board.rate_hz > 0:
+        raise RecordingError(f"{table.path}: sampling rate {board.rate_hz}; expected more than 0 Hz")
+    signal = signal_of(board, table.names)
+
+    def codes() -> Iterator[tuple[int, Array]]:
+        if clock is None:
+            start = 0
+            for values in _read(table):
+                yield start, values
+                start += len(values)
+            if start == 0:
+                raise RecordingError(f"{table.path}: no samples after the header")
+        else:
+            yield from _by_clock(table, clock, signal.rate_hz * tick_s)
+
+    return Recording(table.path, signal, board, codes)
+
+
+def _by_clock(table: _Table, clock: _Table, samples_per_tick: float) -> Iterator[tuple[int, Array]]:
+    """Place samples by their time stamps: a jump of more than a sample and a half is a gap."""
+    start, last, row = 0, None, clock.skip
+    both = replace(table, columns=(*table.columns, *clock.columns), names=(*table.names, *clock.names))
+    for values in _read(both):
+        stamps = values[:, -1] * samples_per_tick
+        steps = np.diff(stamps, prepend=stamps[0] - 1 if last is None else last)
+        wrong = np.flatnonzero(~(steps > 0))
+        if len(wrong):
+            raise RecordingError(
+                f"{table.path}: line {row + int(wrong[0]) + 1}, column {clock.names[0]}: time does not advance"
+            )
+        last, row = stamps[-1], row + len(values)
+        jumps = np.flatnonzero(steps > 1.5)
+        for begin, end in zip([0, *jumps], [*jumps, len(values)], strict=True):
+            if begin in jumps:
+                lost = round(steps[begin]) - 1
+                if lost > _MOST_LOST_S * samples_per_tick:
+                    raise RecordingError(f"{table.path}: column {clock.names[0]} jumps by more than an hour")
+                start += lost
+            if end > begin:
+                yield start, values[begin:end, :-1]
+                start += end - begin
+    if last is None:
+        raise RecordingError(f"{table.path}: no samples after the header")
+
+
+def _rate_of(clock: _Table, tick_s: float) -> float:
+    """Return the rate that the time stamps keep; a nearly whole number is meant to be whole."""
+    stamps = next(_read(clock), np.empty((0, 1)))[:, 0] * tick_s
+    step = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
+    if not step > 0:
+        raise RecordingError(f"{clock.path}: column {clock.names[0]} does not advance; expected --rate HZ")
+    rate = 1 / step
+    return float(round(rate)) if abs(rate - round(rate)) < 0.002 * rate else rate
+
+
+def _text(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", errors="replace", newline="")
+
+
+def _read(table: _Table) -> Iterator[Array]:
+    """Yield the chosen columns, some lines at a time."""
+    decimal_comma = table.delimiter != ","
+    with _text(table.path) as file:
+        row = sum(1 for _ in islice(file, table.skip))
+        while lines := list(islice(file, _LINES)):
+            if decimal_comma:
+                lines = [line.replace(",", ".") for line in lines]
+            try:
+                values = np.loadtxt(lines, delimiter=table.delimiter, usecols=table.columns, ndmin=2, comments=None)
+                if len(values) != len(lines):
+                    raise ValueError("blank lines")
+            except ValueError:
+                values = np.array([v for k, line in enumerate(lines) if (v := _row(table, line, row + k + 1))])
+                values = values.reshape(-1, len(table.columns))
+            row += len(lines)
+            if len(values):
+                yield np.where(np.isfinite(values), values, np.nan)
+
+
+def _row(table: _Table, line: str, number: int) -> list[float] | None:
+    """Read one line with care; an empty cell is a missing value, an empty line is none."""
+    if not line.strip():
+        return None
+    cells = [cell.strip().strip('"') for cell in line.rstrip("\r\n").split(table.delimiter)]
+    values = []
+    for column, name in zip(table.columns, table.names, strict=True):
+        if column >= len(cells):
+            raise RecordingError(
+                f"{table.path}: line {number}: {len(cells)} columns; expected {table.width} (column {name} is missing)"
+            )
+        cell = cells[column]
+        if cell and not _is_number(cell):
+            raise RecordingError(f"{table.path}: line {number}, column {name}: {cell[:40]!r}; expected a number")
+        values.append(float(cell) if cell else float("nan"))
+    return values
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.replace(",", "."))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,88 @@
+"""Find a broker, or start Mosquitto for ourselves."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from services.settings import MqttSettings
+
+_LOOPBACK = "127.0.0.1"
+_START_S = 5.0
+
+
+class BrokerError(Exception):
+    """There is no broker; the message says what was tried and what would help."""
+
+
+class Broker:
+    """Where to connect. A Mosquitto that was started here ends with `close`, and with this process in any case."""
+
+    def __init__(self, host: str, port: int, child: subprocess.Popen[bytes] | None = None, folder: str = "") -> None:
+        self.host = host
+        self.port = port
+        self.is_child = child is not None
+        self._child = child
+        self._folder = folder
+
+    def close(self) -> None:
+        """Stop the broker if it is ours."""
+        if self._child is not None:
+            self._child.terminate()
+            self._child.wait()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._child = None
+
+
+def find_broker(settings: MqttSettings) -> Broker:
+    """Return the broker of the settings; for auto one on this machine, else a Mosquitto of our own.
+
+    Call it from the main thread: Linux ends the child when the thread that started it ends.
+    Raises BrokerError where there is none to be had.
+    """
+    if settings.broker != "auto":
+        return Broker(settings.broker, settings.port)
+    if answers(_LOOPBACK, settings.port):
+        return Broker(_LOOPBACK, settings.port)
+    program = mosquitto()
+    if program is None:
+        raise BrokerError("no MQTT broker on this machine; install one with: sudo apt install mosquitto")
+    return _start(program, settings.port)
+
+
+def mosquitto() -> str | None:
+    """Return the path of Mosquitto, which Debian puts where users do not look."""
+    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        with socket.create_connection((host, port), timeout=0.5):
+            return True
+    except OSError:
+        return False
+
+
+def _start(program: str, port: int) -> Broker:
+    folder = tempfile.mkdtemp(prefix="unshrug-broker-")
+    config = Path(folder, "mosquitto.conf")
+    # As root, Mosquitto would become another user, which cancels its ending with its parent.
+    user = "user root\n" if os.geteuid() == 0 else ""
+    config.write_text(f"listener {port} {_LOOPBACK}\nallow_anonymous true\npersistence false\nlog_type error\n{user}")
+    command = [program, "-c", str(config)]
+    if dies_with_parent := shutil.which("setpriv"):
+        command = [dies_with_parent, "--pdeathsig", "TERM", *command]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    broker = Broker(_LOOPBACK, port, child, folder)
+    until = time.monotonic() + _START_S
+    while child.poll() is None and time.monotonic() < until:
+        if answers(_LOOPBACK, port):
+            return broker
+        time.sleep(0.02)
+    broker.close()
+    said = child.stderr.read().decode(errors="replace").strip().splitlines() if child.stderr else []
+    raise BrokerError(f"Mosquitto did not start on port {port}: {said[-1] if said else 'it said nothing'}")

@@ -1,0 +1,131 @@
+"""The command line: parse, call, print."""
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Nothing heavy is imported here: --help must answer at once, on a Pi too.
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; exit 0 when done, 1 when it failed, 2 when it was used wrongly."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="unshrug: %(message)s", stream=sys.stderr)
+    try:
+        sys.exit(_call(options))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _call(options: argparse.Namespace) -> int:
+    from services import commands
+
+    try:
+        return commands.COMMANDS[options.command](options)
+    except commands.FAILURES as error:
+        print(f"unshrug: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unshrug",
+        description="Neck-tension biofeedback: EMG in, a gentle cue and MQTT out. "
+        "Research and education software, not a medical device.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="the whole product with a simulated wearer, no hardware needed")
+    demo.add_argument("--seconds", type=_positive, metavar="N", help="end by itself after N seconds")
+    demo.add_argument("--headless", action="store_true", help="plain lines instead of the live view")
+    demo.add_argument("--seed", type=int, default=1, help="another wearer for another number (default 1)")
+
+    run = commands.add_parser("run", help="the service: board, tension, cues, MQTT")
+    _settings(run)
+    run.add_argument("--port", metavar="PORT", help="auto, usb:VID:PID[:SERIAL], a device or a pyserial URL")
+    run.add_argument("--board", metavar="NAME", help="which board; see `unshrug boards`")
+
+    replay = commands.add_parser("replay", help="play a recording as a board, through the same bytes and pipeline")
+    replay.add_argument("recording", type=Path, metavar="RECORDING")
+    replay.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="times as fast as life (default 1)")
+    replay.add_argument("--mqtt", action="store_true", help="publish too, below unshrug/replay")
+    _recording(replay)
+
+    analyze = commands.add_parser("analyze", help="find events in recordings and measure levels and quality")
+    analyze.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING")
+    analyze.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    analyze.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    _recording(analyze)
+
+    commands.add_parser("boards", help="the boards that Unshrug knows, and the ports that are plugged in")
+
+    check = commands.add_parser("check", help="a doctor for settings, broker, port, motor, permissions and clock")
+    _settings(check)
+    return parser
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="settings (default: ~/.config/unshrug/unshrug.toml, else /etc/unshrug/unshrug.toml, else the defaults)",
+    )  # fmt: skip
+
+
+def _recording(parser: argparse.ArgumentParser) -> None:
+    """What a recording may not say of itself, and what its levels are."""
+    about = parser.add_argument_group("the recording")
+    about.add_argument("--rate", type=_positive, metavar="HZ", help="sampling rate")
+    about.add_argument("--units", choices=("uV", "mV", "V", "counts"))
+    about.add_argument("--board", metavar="NAME", help="board that the counts are from; see `unshrug boards`")
+    about.add_argument("--uv-per-count", type=_positive, metavar="X", help="size of one count at the electrodes in µV")
+    about.add_argument("--adc-bits", type=int, choices=range(8, 25), metavar="N", help="ADC resolution: finds clipping")
+    about.add_argument("--channels", type=_names, default=(), metavar="A,B", help="columns to use (default: all)")
+    about.add_argument("--mains", choices=("50", "60"), help="remove this mains frequency")
+    levels = parser.add_argument_group("the wearer's levels (default: rest is the quietest stretch, no reference)")
+    rest = levels.add_mutually_exclusive_group()
+    rest.add_argument("--rest", type=_stretch, metavar="START-END", help="seconds in which the muscle rests")
+    rest.add_argument("--rest-uv", type=_positive, metavar="X", help="level at rest in µV")
+    reference = levels.add_mutually_exclusive_group()
+    reference.add_argument("--reference", type=_stretch, metavar="START-END", help="seconds of reference contraction")
+    reference.add_argument("--reference-uv", type=_positive, metavar="X", help="level of the reference contraction")
+    parser.add_argument("--settings", type=Path, metavar="FILE", dest="config", help="settings to analyze with")
+
+
+class _Version(argparse.Action):
+    """Look the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        from services import __version__
+
+        print(f"unshrug {__version__}")
+        parser.exit()
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return value
+
+
+def _stretch(text: str) -> tuple[float, float]:
+    start, dash, end = text.partition("-")
+    try:
+        values = float(start), float(end)
+    except ValueError:
+        values = 0.0, 0.0
+    if not (dash and 0 <= values[0] < values[1] < math.inf):
+        raise argparse.ArgumentTypeError(f"{text}: expected START-END in seconds, such as 0-10")
+    return values
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

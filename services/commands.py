@@ -1,0 +1,378 @@
+"""What each command does: put the parts together, run them, report."""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dsp.filters import SignalError
+from dsp.reference import Calibration
+from firmware_bridge.boards import BOARDS
+from firmware_bridge.bridge import Bridge
+from firmware_bridge.port import Port, PortError, found_ports, resolve
+from firmware_bridge.recordings import ReadOptions, Recording, RecordingError, open_recording
+from services.broker import BrokerError, answers, find_broker, mosquitto
+from services.clock import Clock
+from services.contract import Contract
+from services.daemon import Service, Threaded
+from services.haptics import Haptics
+from services.mqtt import MqttSink
+from services.pipeline import Pipeline
+from services.screen import Screen, make_screen
+from services.settings import Settings, SettingsError, load_settings
+
+log = logging.getLogger(__name__)
+
+FAILURES = (SettingsError, RecordingError, PortError, SignalError)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Show everything with a simulated wearer."""
+    from firmware_bridge.simulator import REFERENCE_UV, REST_UV, PtyBoard, Wearer, framed_stream
+
+    settings = Settings()
+    settings = replace(
+        settings,
+        wearer=replace(settings.wearer, id="demo"),
+        calibration=replace(settings.calibration, rest_uv=(REST_UV,), reference_uv=(REFERENCE_UV,)),
+        board=replace(settings.board, channels=("left", "right")),
+    )
+    wearer = Wearer(channels=2, seed=options.seed)
+    with PtyBoard(framed_stream(wearer)) as board, _stop_signal() as stop:
+        until = time.monotonic() + options.seconds if options.seconds else None
+        screen = make_screen(headless=options.headless)
+        screen.note(f"a simulated wearer on {board.path}; Ctrl-C ends this")
+        settings = replace(settings, board=replace(settings.board, port=board.path))
+        return _serve(
+            settings,
+            screen,
+            simulated=True,
+            done=lambda _: stop.is_set() or (until is not None and time.monotonic() >= until),
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Be the service."""
+    settings = _load(options)
+    board = settings.board
+    board = replace(board, kind=options.board or board.kind, port=options.port or board.port)
+    settings = replace(settings, board=board)
+    with _stop_signal() as stop:
+        screen = make_screen(headless=False)
+        return _serve(settings, screen, simulated=False, done=lambda _: stop.is_set())
+
+
+def replay(options: argparse.Namespace) -> int:
+    """Play a recording as a board."""
+    from firmware_bridge.simulator import PtyBoard, ascii_stream
+
+    settings, recording, calibration = _prepare(options, options.recording)
+    stream = ascii_stream(recording.codes(), recording.signal.rate_hz)
+    with PtyBoard(stream, speed=options.speed, patient=True) as player, _stop_signal() as stop:
+        screen = make_screen(headless=False)
+        settings = replace(
+            settings,
+            wearer=replace(settings.wearer, id="replay"),
+            mqtt=replace(settings.mqtt, enabled=options.mqtt and settings.mqtt.enabled),
+        )
+        code = _serve(
+            settings,
+            screen,
+            simulated=True,
+            port=Port(player.path, 115200),
+            bridge=Bridge(replace(recording.board, start=b"b"), recording.signal.channels, check_rate=False),
+            pipeline=Pipeline(settings, calibration, feels_motor=False),
+            clock=Clock(options.speed),
+            # The player has sent everything, and 50 ms without a byte say that everything was read.
+            done=lambda data: stop.is_set() or (player.finished and not data),
+        )
+        if player.error is not None:
+            raise player.error
+        return code
+
+
+def _serve(
+    settings: Settings,
+    screen: Screen,
+    *,
+    simulated: bool,
+    done: Callable[[bytes], bool],
+    port: Port | None = None,
+    bridge: Bridge | None = None,
+    pipeline: Pipeline | None = None,
+    clock: Clock | None = None,
+) -> int:
+    """Run the loop with everything around it, and take it down in the right order."""
+    bridge = bridge or Bridge(_board(settings), settings.board.channels)
+    with contextlib.ExitStack() as stack:
+        stack.callback(screen.close)
+        shown = Threaded(screen, "screen")
+        stack.callback(shown.close)
+        haptics = Haptics(settings.motor, simulated=simulated, on_change=screen.motor)
+        stack.callback(haptics.close)
+        service = Service(
+            port or Port(settings.board.port, settings.board.baud or bridge.board.baud),
+            bridge,
+            pipeline or Pipeline(settings),
+            haptics,
+            clock=clock or Clock(),
+            on_board=lambda problem: screen.note(f"board: {problem or 'ok'}"),
+        )
+        screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
+        if settings.mqtt.enabled:
+            _add_mqtt(settings, service, screen, stack)
+        service.sinks.append(shown)
+        service.run(done)
+    return 0
+
+
+def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: contextlib.ExitStack) -> None:
+    try:
+        broker = find_broker(settings.mqtt)
+    except BrokerError as error:
+        log.warning("%s; cues go on without MQTT", error)
+        return
+    stack.callback(broker.close)
+    contract = Contract(settings, service.stamp)
+    sink = MqttSink(settings.mqtt, contract, broker)
+    stack.callback(sink.close)
+    service.sinks.append(sink)
+    whose = "started for this run" if broker.is_child else "found"
+    screen.note(f"MQTT: {broker.host}:{broker.port} ({whose}); see it from another terminal:")
+    screen.note(f"  mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{contract.root}/#'")
+
+
+def _board(settings: Settings) -> Any:
+    """Return the board of the settings, with what they add to it. Raises SettingsError."""
+    given = settings.board
+    if given.kind not in BOARDS:
+        raise SettingsError(f"board.kind: unknown board {given.kind!r}; expected {' or '.join(BOARDS)}")
+    board = BOARDS[given.kind]
+    board = replace(
+        board,
+        rate_hz=given.rate_hz or board.rate_hz,
+        uv_per_count=given.uv_per_count or board.uv_per_count,
+        adc_bits=given.adc_bits or board.adc_bits,
+    )
+    if not board.describes_itself and not board.rate_hz:
+        raise SettingsError(f"board.rate_hz: expected the rate at which {board.title} sends, in Hz")
+    if not board.describes_itself and not board.uv_per_count:
+        raise SettingsError(
+            f"board.uv_per_count: expected the µV at the electrodes that a step of {board.title} is worth"
+        )
+    return board
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Turn Ctrl-C, SIGTERM and a closed terminal into an event; a second signal ends at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def analyze(options: argparse.Namespace) -> int:
+    """Analyze recordings; one that cannot be read is reported and does not keep the others from being."""
+    from services.analysis import analyze as analyze_recording
+
+    results, failed = [], False
+    for path in options.recordings:
+        try:
+            settings, recording, calibration = _prepare(options, path)
+            results.append(analyze_recording(recording, settings, calibration))
+        except RecordingError as error:
+            print(f"unshrug: {error}", file=sys.stderr)
+            failed = True
+    if results:
+        text = {"json": _as_json, "csv": _as_csv, "table": _as_table}[options.format](results)
+        if options.out:
+            options.out.write_text(text, encoding="utf-8")
+        else:
+            sys.stdout.write(text)
+    return int(failed)
+
+
+def _prepare(options: argparse.Namespace, path: Path) -> tuple[Settings, Recording, Calibration]:
+    """Read settings and recording, and take the wearer's levels from the options or the recording."""
+    from services.analysis import Given, calibrate
+
+    settings = _load(options)
+    if options.mains:
+        settings = replace(settings, filter=replace(settings.filter, notch_hz=float(options.mains)))
+    if options.board is not None and options.board not in BOARDS:
+        raise SettingsError(f"--board: unknown board {options.board!r}; expected {' or '.join(BOARDS)}")
+    recording = open_recording(
+        path,
+        ReadOptions(
+            options.rate, options.units, options.board, options.uv_per_count, options.adc_bits, options.channels
+        ),
+    )
+    given = Given(options.rest, options.rest_uv, options.reference, options.reference_uv)
+    return settings, recording, calibrate(recording, settings, given)
+
+
+def _as_json(results: list[dict[str, Any]]) -> str:
+    shown = results[0] if len(results) == 1 else results
+    return json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _as_csv(results: list[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    columns = ("kind", "start_s", "end_s", "mean_uv", "peak_uv", "mean_rve", "peak_rve", "truncated")
+    table = csv.writer(out)
+    table.writerow(("path", "channel", *columns))
+    for result in results:
+        for channel in result["channels"]:
+            for event in channel["events"]:
+                table.writerow((result["recording"]["path"], channel["name"], *(event[c] for c in columns)))
+    return out.getvalue()
+
+
+def _as_table(results: list[dict[str, Any]]) -> str:
+    return "\n".join(map(_table_of, results))
+
+
+def _table_of(result: dict[str, Any]) -> str:
+    about, levels = result["recording"], result["calibration"]
+    lines = [f"{about['path']}: {about['duration_s']:.1f} s at {about['rate_hz']:g} Hz ({levels['source']})"]
+    for k, channel in enumerate(result["channels"]):
+        rms, rest = channel["rms_uv"], levels["rest_uv"][k]
+        bad = sum(q["end_s"] - q["start_s"] for q in channel["quality"] if q["state"] == "bad")
+        reasons = sorted({r for q in channel["quality"] for r in q["reasons"]})
+        lines.append(
+            f"  {channel['name']}: rest {rest:.1f} µV, median {_or_dash(rms['p50'])} µV, "
+            f"valid {channel['valid_s']:.1f} s, bad {bad:.1f} s{f' ({chr(44).join(reasons)})' if reasons else ''}, "
+            f"{len(channel['events'])} sustained shrugs"
+        )
+        for event in channel["events"]:
+            rve = "" if event["mean_rve"] is None else f", {event['mean_rve']:.0f} %RVE"
+            cut = ", cut off" if event["truncated"] else ""
+            length = event["end_s"] - event["start_s"]
+            lines.append(
+                f"    {event['start_s']:9.2f} - {event['end_s']:9.2f} s  {length:6.2f} s  "
+                f"mean {event['mean_uv']:.1f} µV, peak {event['peak_uv']:.1f} µV{rve}{cut}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _or_dash(value: float | None) -> str:
+    return "--" if value is None else f"{value:.1f}"
+
+
+def boards(_: argparse.Namespace) -> int:
+    """List the boards that are known and the ports that are there."""
+    print("Boards:")
+    for board in BOARDS.values():
+        scale = f"{board.uv_per_count:.3g} µV a count" if board.uv_per_count else "scale from the board or the settings"
+        if board.describes_itself:
+            scale = "tells rate and scale itself"
+        print(f"  {board.name:14} {board.title}; {board.baud} baud, {scale}")
+    print("Ports:")
+    ports = found_ports()
+    for port in ports:
+        print(f"  {port.path}  {port.title}")
+    if not ports:
+        print("  none; plug a board in")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Look at everything that a run needs, and say what is wrong."""
+    findings = list(_findings(options))
+    for grade, what, detail in findings:
+        print(f"{grade:5} {what:9} {detail}")
+    return int(any(grade == "FAIL" for grade, _, _ in findings))
+
+
+def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+    settings = Settings()
+    try:
+        settings = _load(options)
+        path = _config_path(options)
+        _board(settings)
+        yield "ok", "settings", str(path) if path else "the defaults; no file is there"
+    except SettingsError as error:
+        yield "FAIL", "settings", str(error)
+    yield _check_port(settings)
+    yield _check_broker(settings)
+    try:
+        haptics = Haptics(settings.motor)
+        haptics.close()
+        yield "warn" if haptics.simulated else "ok", "motor", haptics.name
+    except Exception as error:
+        yield "FAIL", "motor", f"{error}"
+    synchronized = Path("/run/systemd/timesync/synchronized").exists()
+    yield (
+        ("ok", "clock", "synchronized")
+        if synchronized
+        else ("warn", "clock", "not known to be synchronized; times may be off until it is")
+    )
+
+
+def _check_port(settings: Settings) -> tuple[str, str, str]:
+    try:
+        device = resolve(settings.board.port)
+    except PortError as error:
+        return "FAIL", "port", str(error)
+    if "://" in device:
+        return "ok", "port", device
+    port = Port(device, settings.board.baud or 115200)
+    port.read()
+    port.close()
+    return ("FAIL", "port", port.problem) if port.problem else ("ok", "port", device)
+
+
+def _check_broker(settings: Settings) -> tuple[str, str, str]:
+    mqtt = settings.mqtt
+    if not mqtt.enabled:
+        return "ok", "broker", "MQTT is off in the settings"
+    host = "127.0.0.1" if mqtt.broker == "auto" else mqtt.broker
+    if answers(host, mqtt.port):
+        return "ok", "broker", f"{host}:{mqtt.port} answers"
+    if mqtt.broker == "auto" and mosquitto():
+        return "ok", "broker", "none runs; Mosquitto will be started"
+    return "FAIL", "broker", f"nobody answers at {host}:{mqtt.port}; sudo apt install mosquitto"
+
+
+def _config_path(options: argparse.Namespace) -> Path | None:
+    if options.config is not None:
+        return Path(options.config)
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    usual = (home / "unshrug" / "unshrug.toml", Path("/etc/unshrug/unshrug.toml"))
+    return next((path for path in usual if path.exists()), None)
+
+
+def _load(options: argparse.Namespace) -> Settings:
+    path = _config_path(options)
+    return load_settings(path) if path else Settings()
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "demo": demo,
+    "run": run,
+    "replay": replay,
+    "analyze": analyze,
+    "boards": boards,
+    "check": check,
+}

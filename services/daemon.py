@@ -1,0 +1,147 @@
+"""The loop: read the port, follow the signal, feed the sinks; and stop cleanly, motor first."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import date
+from typing import Protocol
+
+from firmware_bridge.bridge import Bridge
+from firmware_bridge.port import Port
+from services.clock import BoardClock, Clock
+from services.contract import Stamp
+from services.haptics import Haptics
+from services.messages import Message
+from services.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+_REOPEN_AFTER_S = 10.0
+_MOST_WAITING = 2000
+
+
+class Sink(Protocol):
+    """Where messages go."""
+
+    def accept(self, message: Message) -> None:
+        """Take a message and return soon: the loop waits for it."""
+        ...
+
+
+class Threaded:
+    """Give a slow sink a thread, so that the loop never waits for it; what it cannot keep up with is dropped."""
+
+    def __init__(self, sink: Sink, name: str) -> None:
+        self._sink = sink
+        self._queue: queue.Queue[Message | None] = queue.Queue(_MOST_WAITING)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def accept(self, message: Message) -> None:
+        """Hand a message over."""
+        if not self._queue.full():
+            self._queue.put_nowait(message)
+
+    def close(self) -> None:
+        """Wait until everything has been taken."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (message := self._queue.get()) is not None:
+            try:
+                self._sink.accept(message)
+            except Exception:
+                log.exception("%s failed", self._thread.name)
+
+
+class Service:
+    """Board to motor and sinks, in one thread.
+
+    The motor comes first: it hears of a cue before any other sink, is stopped as soon as the board is in trouble,
+    and is closed however the loop ends.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        bridge: Bridge,
+        pipeline: Pipeline,
+        haptics: Haptics,
+        *,
+        clock: Clock,
+        on_board: Callable[[str | None], None] = lambda problem: None,
+    ) -> None:
+        self.sinks: list[Sink] = []
+        self._port = port
+        self._bridge = bridge
+        self._pipeline = pipeline
+        self._haptics = haptics
+        self._clock = clock
+        self._board_clock = BoardClock()
+        self._on_board = on_board
+        self._connections = 0
+        self._connected_s = 0.0
+        self._problem: str | None = "not connected yet"
+        self._today = date.today()
+
+    def stamp(self, board_s: float) -> Stamp:
+        """Map a second on the board's clock to the machine's clocks."""
+        mono_s = self._board_clock.mono(board_s)
+        return Stamp(self._clock.wall() - self._clock.mono() + mono_s, mono_s)
+
+    def run(self, done: Callable[[bytes], bool]) -> None:
+        """Go round until `done`, which sees the bytes of each read; b"" while the board is silent."""
+        try:
+            while True:
+                data = self._port.read()
+                self._round(data)
+                if done(data):
+                    break
+            self._haptics.off()
+            self._tell(self._pipeline.finish())
+        finally:
+            self._haptics.close()
+            self._port.write(self._bridge.board.stop)
+            self._port.close()
+
+    def _round(self, data: bytes) -> None:
+        now_s = time.monotonic()
+        if self._port.connections != self._connections:
+            self._connections, self._connected_s = self._port.connections, now_s
+            self._bridge.connected(now_s)
+        self._port.write(self._bridge.command(now_s))
+        blocks = self._bridge.feed(data, now_s)
+        self._watch(now_s)
+        if blocks and self._problem is None:
+            self._haptics.alive()
+        for block in blocks:
+            self._board_clock.see(block.end / block.signal.rate_hz, self._clock.mono())
+            self._tell(self._pipeline.process(block))
+        if date.today() != self._today:
+            self._today = date.today()
+            self._pipeline.new_day()
+
+    def _watch(self, now_s: float) -> None:
+        """Follow the board's state; stop the motor and tell everybody when it changes."""
+        problem = self._port.problem
+        if problem is None and self._port.connections:
+            problem = self._bridge.problem(now_s)
+            if problem is None and not self._bridge.counts.packets:
+                problem = self._problem or "waiting for the board"
+            if problem and now_s - max(self._connected_s, now_s - self._bridge.stale_s(now_s)) > _REOPEN_AFTER_S:
+                self._port.reopen(problem)
+        if problem != self._problem:
+            if problem is not None:
+                self._haptics.off()
+            self._problem = problem
+            self._on_board(problem)
+            self._tell(self._pipeline.board(problem))
+
+    def _tell(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self._haptics.accept(message)
+            for sink in self.sinks:
+                sink.accept(message)

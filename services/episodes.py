@@ -1,0 +1,149 @@
+"""Tension episodes: shrugs close together, over all channels, as dashboards and reports count them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from dsp.detect import Shrug
+from dsp.reference import Calibration
+from services.messages import Episode
+from services.settings import EpisodeSettings
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Shrugs added up: seconds, and seconds times mean, so that a mean is weighted by time."""
+
+    seconds: float = 0.0
+    uv_s: float = 0.0
+    rve_s: float = 0.0
+    valid_s: float = 0.0
+    peak_uv: float = 0.0
+    peak_rve: float = 0.0
+    truncated: bool = False
+
+    def add(self, shrug: Shrug, calibration: Calibration) -> None:
+        end_s = shrug.at_s if shrug.end_s is None else shrug.end_s
+        seconds = max(end_s - shrug.start_s, 1e-9)
+        self.seconds += seconds
+        self.uv_s += seconds * shrug.mean_uv
+        self.rve_s += seconds * (calibration.rve(shrug.mean_uv, shrug.channel) or 0.0)
+        self.valid_s += seconds * shrug.valid_fraction
+        self.peak_uv = max(self.peak_uv, shrug.peak_uv)
+        self.peak_rve = max(self.peak_rve, calibration.rve(shrug.peak_uv, shrug.channel) or 0.0)
+        self.truncated = self.truncated or shrug.truncated
+
+
+@dataclass(slots=True)
+class _Open:
+    """An episode under way; `running` has the latest word of each shrug that is not over."""
+
+    id: str
+    start_s: float
+    last_end_s: float
+    said_s: float
+    seq: int = 0
+    cued: bool = False
+    running: dict[int, Shrug] = field(default_factory=dict)
+    over: _Sum = field(default_factory=_Sum)
+    channels: set[int] = field(default_factory=set)
+
+
+class Episodes:
+    """Merge shrugs into episodes; an episode ends when nothing has begun for `merge_s`.
+
+    `new_id` makes an id from an episode's start in seconds; `names` are the channels' names; `patience_s` is the
+    longest time from a shrug's start until it is known as one, for which an episode stays open.
+    """
+
+    def __init__(
+        self,
+        settings: EpisodeSettings,
+        names: tuple[str, ...],
+        calibration: Calibration,
+        new_id: Callable[[float], str],
+        patience_s: float,
+    ) -> None:
+        self._patience_s = patience_s
+        self._settings = settings
+        self._names = names
+        self._calibration = calibration
+        self._new_id = new_id
+        self._open: _Open | None = None
+
+    @property
+    def current(self) -> str | None:
+        """Id of the open episode."""
+        return self._open.id if self._open else None
+
+    def shrug(self, shrug: Shrug) -> list[Episode]:
+        """Take a step in the life of a shrug; return the messages that follow from it."""
+        out: list[Episode] = []
+        episode = self._open
+        begins = shrug.phase == "started"
+        if begins and episode and not episode.running and self._is_over(episode, shrug.start_s):
+            out += self.finish(shrug.at_s)
+        new = begins and self._open is None
+        if new:
+            self._open = _Open(self._new_id(shrug.start_s), shrug.start_s, shrug.start_s, shrug.at_s)
+        episode = self._open
+        if episode is None:
+            return []
+        episode.channels.add(shrug.channel)
+        if shrug.phase == "ended":
+            episode.running.pop(shrug.channel, None)
+            episode.over.add(shrug, self._calibration)
+            episode.last_end_s = max(episode.last_end_s, shrug.at_s if shrug.end_s is None else shrug.end_s)
+        else:
+            episode.running[shrug.channel] = shrug
+        return [*out, self._say(episode, "started", shrug.at_s)] if new else out
+
+    def _is_over(self, episode: _Open, at_s: float) -> bool:
+        return at_s - episode.last_end_s > self._settings.merge_s
+
+    def cued(self) -> None:
+        """Note that the open episode got a cue."""
+        if self._open:
+            self._open.cued = True
+
+    def advance(self, at_s: float) -> list[Episode]:
+        """Let time pass to `at_s`."""
+        episode = self._open
+        if episode is None:
+            return []
+        if not episode.running and self._is_over(episode, at_s - self._patience_s):
+            return self.finish(at_s)
+        if at_s - episode.said_s >= self._settings.update_s:
+            return [self._say(episode, "updated", at_s)]
+        return []
+
+    def finish(self, at_s: float) -> list[Episode]:
+        """End the open episode, because nothing more will come to it."""
+        episode, self._open = self._open, None
+        return [self._say(episode, "ended", at_s)] if episode else []
+
+    def _say(self, episode: _Open, event: Literal["started", "updated", "ended"], at_s: float) -> Episode:
+        total = replace(episode.over)
+        for shrug in episode.running.values():
+            total.add(shrug, self._calibration)
+        has_reference = self._calibration.reference_uv is not None
+        message = Episode(
+            event=event,
+            id=episode.id,
+            seq=episode.seq,
+            at_s=at_s,
+            start_s=episode.start_s,
+            end_s=episode.last_end_s if event == "ended" else None,
+            kinds=("shrug",),
+            channels=tuple(self._names[c] for c in sorted(episode.channels)),
+            peak_uv=total.peak_uv,
+            mean_uv=total.uv_s / total.seconds,
+            peak_rve=total.peak_rve if has_reference else None,
+            mean_rve=total.rve_s / total.seconds if has_reference else None,
+            valid_fraction=total.valid_s / total.seconds,
+            cued=episode.cued,
+            truncated=total.truncated,
+        )
+        episode.seq += 1
+        episode.said_s = at_s
+        return message

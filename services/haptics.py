@@ -1,0 +1,134 @@
+"""The motor: short patterns from a thread of its own, and off on any failure."""
+
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gpiozero
+from gpiozero.pins.mock import MockFactory, MockPWMPin
+
+from services.messages import PATTERNS, Cue, Message, Pattern
+from services.settings import MotorSettings
+
+log = logging.getLogger(__name__)
+
+_ALIVE_S = 0.15  # the motor stops when nobody has vouched for the data for this long
+_STEP_S = 0.02
+
+
+class Haptics:
+    """Play a cue's pattern on the motor.
+
+    While it plays, `alive` must be called again and again: it says that fresh samples keep coming and that the loop
+    runs. 150 ms without it, or `off`, and the motor stands still. Without GPIO, or with `simulated`, gpiozero's mock
+    pins stand in for it. `on_change` hears the drive, 0 to 1, each time it changes.
+    """
+
+    def __init__(
+        self,
+        settings: MotorSettings,
+        *,
+        simulated: bool = False,
+        on_change: Callable[[float], None] = lambda drive: None,
+    ) -> None:
+        self._on_change = on_change
+        self._drive = settings.drive_pct / 100 if settings.kind == "vibration" else 1.0
+        self._device, self.name = _open(settings, simulated=simulated)
+        self.simulated = isinstance(self._device.pin_factory, MockFactory)
+        self._lock = threading.Lock()
+        self._wanted: Pattern | None = None
+        self._wake = threading.Event()
+        self._cancel = threading.Event()
+        self._closed = False
+        self._alive_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="haptics", daemon=True)
+        self._thread.start()
+
+    def accept(self, message: Message) -> None:
+        """Play the pattern of a cue that is given; everything else is none of the motor's business."""
+        if isinstance(message, Cue) and message.outcome == "given":
+            self.alive()
+            self._cancel.clear()
+            self._wanted = message.pattern
+            self._wake.set()
+
+    def alive(self) -> None:
+        """Vouch for the data: the motor may run on for a moment."""
+        self._alive_until = time.monotonic() + _ALIVE_S
+
+    def off(self) -> None:
+        """Stop at once."""
+        self._wanted = None
+        self._cancel.set()
+        self._set(0.0)
+
+    def close(self) -> None:
+        """Stop and give the pin back."""
+        self._closed = True
+        self.off()
+        self._wake.set()
+        self._thread.join()
+        with self._lock:
+            self._device.close()
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._wake.wait()
+            self._wake.clear()
+            pattern, self._wanted = self._wanted, None
+            if pattern is None:
+                continue
+            try:
+                for on_s, off_s in PATTERNS[pattern]:
+                    self._set(self._drive)
+                    goes_on = self._wait(on_s)
+                    self._set(0.0)
+                    if not goes_on or not self._wait(off_s):
+                        break
+            except Exception:
+                log.exception("the motor failed")
+            finally:
+                self._set(0.0)
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait; return False as soon as the pattern must not go on."""
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            if now > self._alive_until or self._cancel.wait(min(_STEP_S, until - now)):
+                return False
+        return not self._cancel.is_set()
+
+    def _set(self, drive: float) -> None:
+        with self._lock:
+            if drive and self._cancel.is_set():
+                return
+            if self._device.closed or self._device.value == drive:
+                return
+            self._device.value = drive
+        self._on_change(drive)
+
+
+def _open(settings: MotorSettings, *, simulated: bool) -> tuple[Any, str]:
+    factory = None
+    if simulated:
+        factory = MockFactory(pin_class=MockPWMPin)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # each library that is not there; the one in use is named below
+            try:
+                return _device(settings, None)
+            except (gpiozero.BadPinFactory, OSError) as error:
+                log.warning("no GPIO on this machine, the motor is only simulated (%s)", error)
+                factory = MockFactory(pin_class=MockPWMPin)
+    return _device(settings, factory)
+
+
+def _device(settings: MotorSettings, factory: Any) -> tuple[Any, str]:
+    if settings.kind == "buzzer":
+        device = gpiozero.Buzzer(settings.pin, pin_factory=factory)
+    else:
+        device = gpiozero.PWMOutputDevice(settings.pin, frequency=settings.pwm_hz, pin_factory=factory)
+    return device, f"{type(device).__name__} on GPIO{settings.pin}, {type(device.pin_factory).__name__}"

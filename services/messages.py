@@ -1,0 +1,117 @@
+"""What the pipeline says: one closed set of frozen values, which every sink handles."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dsp.chain import Levels
+from dsp.detect import Shrug
+from dsp.quality import Quality, State
+
+Outcome = Literal["given", "self_corrected", "suppressed"]
+Pattern = Literal["cue", "escalation"]
+
+# (seconds on, seconds off) in a row: gentle, stronger once, never a second of vibration at a stretch.
+PATTERNS: dict[Pattern, tuple[tuple[float, float], ...]] = {
+    "cue": ((0.150, 0.150), (0.150, 0.0)),
+    "escalation": ((0.200, 0.150), (0.200, 0.150), (0.200, 0.0)),
+}
+
+
+def seconds_of(pattern: Pattern) -> float:
+    """Return how long a pattern lasts."""
+    return sum(on + off for on, off in PATTERNS[pattern])
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """The motor spoke, or would have: `at_s` on the board's clock, for the shrug that began at `shrug_start_s`."""
+
+    at_s: float
+    outcome: Outcome
+    channel: int
+    shrug_start_s: float
+    pattern: Pattern | None = None
+    reason: str | None = None
+    episode_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelTension:
+    """The live level of one channel; None where unknown."""
+
+    name: str
+    rms_uv: float | None
+    rve: float | None
+    rest_60s_pct: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tension:
+    """The live level of all channels."""
+
+    at_s: float
+    channels: tuple[ChannelTension, ...]
+    quality: State
+    cues_enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """Where a channel stands."""
+
+    name: str
+    shrug: bool
+    quality: State
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WearerState:
+    """All that a dashboard needs to draw itself when it connects late."""
+
+    at_s: float
+    channels: tuple[ChannelState, ...]
+    board_up: bool
+    board_problem: str | None
+    episode_id: str | None
+    cues_enabled: bool
+    wear_time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A tension episode: shrugs close together, over all channels. `id` and `seq` together name one message."""
+
+    event: Literal["started", "updated", "ended"]
+    id: str
+    seq: int
+    at_s: float
+    start_s: float
+    end_s: float | None
+    kinds: tuple[str, ...]
+    channels: tuple[str, ...]
+    peak_uv: float
+    mean_uv: float
+    peak_rve: float | None
+    mean_rve: float | None
+    valid_fraction: float
+    cued: bool
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What runs here, with which board and which calibration."""
+
+    at_s: float
+    board: str
+    rate_hz: float
+    channels: tuple[str, ...]
+    rest_uv: tuple[float, ...] | None
+    reference_uv: tuple[float, ...] | None
+    calibration_source: str | None
+    on_uv: tuple[float, ...]
+    off_uv: tuple[float, ...]
+
+
+Message = Levels | Shrug | Quality | Cue | Tension | WearerState | Episode | About

@@ -1,0 +1,150 @@
+"""Publish over MQTT. The cue never waits for it: one thread publishes, the loop only hands over."""
+
+import contextlib
+import logging
+import os
+import queue
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from services.broker import Broker
+from services.contract import Contract, Publication
+from services.messages import Message
+from services.settings import MqttSettings, SettingsError
+
+log = logging.getLogger(__name__)
+
+_KEEP_ALIVE_S = 20
+_LIVE_EXPIRY_S = 5
+_MOST_WAITING = 1000
+_GOODBYE_S = 1.0
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+class MqttSink:
+    """Publish messages as the contract says, reconnect by itself, and say so once each time.
+
+    What is live is dropped while there is no connection; what is not waits, up to 1,000 of them. Retained topics are
+    published again on every connect, because a broker may have lost them. Raises SettingsError for a password file
+    that others may read.
+    """
+
+    def __init__(self, settings: MqttSettings, contract: Contract, broker: Broker) -> None:
+        self._contract = contract
+        self._queue: queue.Queue[Publication | None] = queue.Queue(_MOST_WAITING)
+        self._retained: dict[str, Publication] = {}
+        self._lock = threading.Lock()
+        self.where = f"{broker.host}:{broker.port}"
+        self.connected = threading.Event()
+        self._said_absent = False
+        self._client = self._make_client(settings, broker)
+        self._client.connect_async(broker.host, broker.port, keepalive=_KEEP_ALIVE_S, clean_start=True)
+        self._client.loop_start()
+        self._thread = threading.Thread(target=self._run, name="mqtt publisher", daemon=True)
+        self._thread.start()
+
+    def _make_client(self, settings: MqttSettings, broker: Broker) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"{self._contract.root.replace('/', '-')}-service",
+            protocol=MQTTProtocolVersion.MQTTv5,
+        )
+        client.suppress_exceptions = True
+        client.max_queued_messages_set(_MOST_WAITING)
+        client.reconnect_delay_set(1, 60)
+        client.will_set(f"{self._contract.root}/status", "offline", qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_connect_fail = self._on_connect_fail
+        if settings.tls == "on" or (settings.tls == "auto" and broker.host not in _LOCAL):
+            client.tls_set(ca_certs=settings.ca_file or None)
+        if settings.username:
+            client.username_pw_set(settings.username, _password(settings.password_file))
+        return client
+
+    def accept(self, message: Message) -> None:
+        """Hand a message over; returns at once."""
+        publication = self._contract.publication(message)
+        if publication is None:
+            return
+        if publication.retain:
+            with self._lock:
+                self._retained[publication.topic] = publication
+        if (publication.live or publication.retain) and not self.connected.is_set():
+            return
+        try:
+            self._queue.put_nowait(publication)
+        except queue.Full:
+            log.warning("MQTT is too slow: a message to %s was dropped", publication.topic)
+
+    def close(self) -> None:
+        """Publish what waits, say goodbye and disconnect; takes a second at most."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+        self._thread.join(_GOODBYE_S)
+        if self.connected.is_set():
+            goodbye = self._client.publish(f"{self._contract.root}/status", "offline", qos=1, retain=True)
+            with contextlib.suppress(RuntimeError, ValueError):
+                goodbye.wait_for_publish(_GOODBYE_S)
+        self._client.on_disconnect = None
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _run(self) -> None:
+        while (publication := self._queue.get()) is not None:
+            if not publication.live or self.connected.is_set():
+                self._publish(publication)
+
+    def _publish(self, publication: Publication) -> None:
+        properties = None
+        if publication.live:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = _LIVE_EXPIRY_S
+        topic = f"{self._contract.root}/{publication.topic}"
+        self._client.publish(topic, publication.payload, publication.qos, publication.retain, properties)
+
+    def _on_connect(self, client: paho.Client, _: Any, __: Any, reason: ReasonCode, ___: Any) -> None:
+        if reason.is_failure:
+            self._say_absent(f"the broker at {self.where} refuses: {reason}")
+            return
+        log.info("connected to the broker at %s", self.where)
+        self._said_absent = False
+        client.publish(f"{self._contract.root}/status", "online", qos=1, retain=True)
+        with self._lock:
+            retained = list(self._retained.values())
+        self.connected.set()
+        for publication in retained:
+            self._publish(publication)
+
+    def _on_disconnect(self, *args: Any) -> None:
+        self.connected.clear()
+        self._say_absent(f"the broker at {self.where} is gone; cues go on, and it is tried again")
+
+    def _on_connect_fail(self, *args: Any) -> None:
+        self._say_absent(f"no broker at {self.where}; cues go on, and it is tried again")
+
+    def _say_absent(self, text: str) -> None:
+        if not self._said_absent:
+            self._said_absent = True
+            log.warning("%s", text)
+
+
+def _password(path: str) -> str | None:
+    """Read the password; refuse a file that others may read."""
+    if not path:
+        return None
+    try:
+        mode = os.stat(path).st_mode
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise SettingsError(f"{path}: others may read this password; expected: chmod 600 {path}")
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"mqtt.password_file: {path}: {error.strerror}") from None

@@ -1,0 +1,286 @@
+"""Blocks in, messages out: the signal chain, the coach and the episodes behind one door."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsp.chain import Chain, Levels
+from dsp.detect import Shrug
+from dsp.exposure import RecentRest
+from dsp.filters import SignalError
+from dsp.quality import STATES, Quality, State
+from dsp.reference import Calibration, pooled
+from firmware_bridge.blocks import SampleBlock, Signal
+from services.coach import Coach
+from services.episodes import Episodes
+from services.messages import About, ChannelState, ChannelTension, Cue, Message, Tension, WearerState, seconds_of
+from services.settings import CalibrationSettings, Settings
+
+Array = NDArray[np.float64]
+
+_STATE_EVERY_S = 1.0  # a state is published at most this often ...
+_STATE_AFTER_S = 60.0  # ... and at least this often
+_MOTOR_LAG_S = 0.2  # from a cue's due time to the motor standing still again, beyond the pattern itself
+
+
+class Pipeline:
+    """Everything between a board and its sinks, without threads or clocks: time is the board's own.
+
+    Without a calibration the rest level is taken from the first valid seconds, and there are no shrugs until then.
+    `feels_motor` says whether the motor's vibration can reach the electrodes; it can't reach a recording.
+    """
+
+    def __init__(self, settings: Settings, calibration: Calibration | None = None, *, feels_motor: bool = True) -> None:
+        self._settings = settings
+        self._calibration = calibration
+        self._feels_motor = feels_motor
+        self._coach = Coach(settings.cue, settings.shrug.held_s)
+        self._session: _Session | None = None
+        self._problem: str | None = "not connected yet"
+
+    def process(self, block: SampleBlock) -> Iterator[Message]:
+        """Take the next block and yield what became known, in order of time.
+
+        Raises SignalError for a signal that cannot be processed as the settings ask.
+        """
+        session = self._session
+        if session is None or session.signal != block.signal:
+            yield from self.finish()
+            given = self._calibration or from_settings(self._settings.calibration, block.signal)
+            session = _Session(self._settings, block, self._coach, feels_motor=self._feels_motor)
+            self._session = session
+            yield from session.begin(given, self._problem)
+        yield from session.process(block)
+
+    def board(self, problem: str | None) -> Iterator[Message]:
+        """Note that the board works (None) or what is wrong with it."""
+        if problem != self._problem:
+            self._problem = problem
+            self._coach.board(ok=problem is None)
+            if self._session is not None:
+                yield self._session.board(problem)
+
+    def new_day(self) -> None:
+        """Count wear time from here: it is midnight."""
+        if self._session is not None:
+            self._session.worn_s = 0.0
+
+    def finish(self) -> Iterator[Message]:
+        """End what is still on, because nothing more will come."""
+        if self._session is not None:
+            yield from self._session.finish()
+            self._session = None
+
+
+class _Session:
+    """The pipeline for as long as one signal lasts."""
+
+    def __init__(self, settings: Settings, first: SampleBlock, coach: Coach, *, feels_motor: bool) -> None:
+        self.signal = first.signal
+        self.worn_s = 0.0
+        self._settings = settings
+        self._coach = coach
+        self._feels_motor = feels_motor
+        self._chain = Chain(first.signal, settings.chain(), first.start)
+        self._now_s = first.start / first.signal.rate_hz
+        n = len(first.signal.channels)
+        self._quality = [Quality(c, self._now_s, "ok") for c in range(n)]
+        self._shrugging = [False] * n
+        self._learned: list[Array] | None = None
+        self._calibration: Calibration | None = None
+        self._episodes: Episodes | None = None
+        self._rest = RecentRest([None] * n, self._chain.frame_s, settings.exposure)
+        self._tension_due_s = self._now_s
+        self._said: WearerState | None = None
+        self._problem: str | None = None
+
+    def begin(self, calibration: Calibration | None, problem: str | None) -> Iterator[Message]:
+        """Say what this is, and calibrate it if its levels are known."""
+        self._problem = problem
+        if calibration is None:
+            self._learned = []
+            yield self._about()
+        else:
+            yield from self._calibrate(calibration)
+
+    def process(self, block: SampleBlock) -> Iterator[Message]:
+        """Take the next block, one hop at a time, so that cues come at the same moment however the data are cut."""
+        hop = self._chain.hop
+        at = block.start
+        while at < block.end:
+            end = min(block.end, (at // hop + 1) * hop)
+            part = replace(block, start=at, values=block.values[at - block.start : end - block.start])
+            for message in self._chain.process(part):
+                yield message
+                yield from self._follow(message)
+            at = end
+
+    def board(self, problem: str | None) -> WearerState:
+        """Return the state as it is with this problem, or without one."""
+        self._problem = problem
+        return self._say(self._state())
+
+    def finish(self) -> Iterator[Message]:
+        """End what is still on."""
+        for message in self._chain.finish():
+            yield message
+            yield from self._follow(message)
+        if self._episodes is not None:
+            yield from self._episodes.finish(self._now_s)
+
+    def _follow(self, message: Levels | Shrug | Quality) -> Iterator[Message]:
+        match message:
+            case Quality():
+                self._quality[message.channel] = message
+                self._coach.quality(message)
+            case Shrug():
+                self._shrugging[message.channel] = message.phase in ("started", "held", "resumed")
+                yield from self._cues(self._coach.shrug(message))
+                if self._episodes is not None:
+                    yield from self._episodes.shrug(message)
+            case Levels():
+                yield from self._advance(message)
+
+    def _advance(self, levels: Levels) -> Iterator[Message]:
+        self._now_s = levels.at_s
+        self._rest.push(levels.frames_uv)
+        valid = np.isfinite(levels.control_uv).any(axis=0)
+        self.worn_s += self._chain.hop_s * int(valid.sum())
+        if self._learned is not None:
+            yield from self._learn(self._learned, levels.frames_uv)
+        yield from self._cues(self._coach.advance(levels.at_s, levels.on))
+        if self._episodes is not None:
+            yield from self._episodes.advance(levels.at_s)
+        if levels.at_s >= self._tension_due_s - 1e-9:
+            self._tension_due_s = max(self._tension_due_s + 1 / self._settings.mqtt.tension_hz, levels.at_s)
+            yield self._tension(levels)
+        state = self._state()
+        if self._said is None or self._is_due(self._said, state):
+            yield self._say(state)
+
+    def _learn(self, learned: list[Array], frames_uv: Array) -> Iterator[Message]:
+        """Gather valid frames of rest until there are enough of them on every channel."""
+        learned.append(frames_uv)
+        frames = np.concatenate(learned, axis=1)
+        needed = self._settings.calibration.rest_s / self._chain.frame_s
+        if np.isfinite(frames).sum(axis=1).min() >= needed:
+            rest = tuple(pooled(row) for row in frames)
+            yield from self._calibrate(Calibration(rest, noise_of(self.signal, rest), None, "rest at the start"))
+        elif frames.shape[1] > 10 * needed:
+            del learned[:-1]  # too much is unusable: start again rather than grow
+
+    def _calibrate(self, calibration: Calibration) -> Iterator[Message]:
+        self._learned = None
+        self._calibration = calibration
+        self._chain.calibrate(calibration)
+        limits = [calibration.level_at_rve(self._settings.exposure.rest_rve, c) for c in range(len(self._quality))]
+        self._rest = RecentRest(limits, self._chain.frame_s, self._settings.exposure)
+        self._episodes = Episodes(
+            self._settings.episode,
+            self.signal.channels,
+            calibration,
+            lambda _: uuid7(time.time()),
+            self._settings.shrug.patience_s,
+        )
+        yield self._about()
+
+    def _cues(self, cues: list[Cue]) -> Iterator[Message]:
+        for cue in cues:
+            if cue.outcome == "given" and cue.pattern:
+                if self._feels_motor:
+                    buzz_s = seconds_of(cue.pattern) + _MOTOR_LAG_S
+                    self._chain.blank(self._now_s + buzz_s + self._settings.cue.blank_s)
+                if self._episodes is not None:
+                    self._episodes.cued()
+            yield replace(cue, episode_id=self._episodes.current if self._episodes else None)
+
+    def _tension(self, levels: Levels) -> Tension:
+        channels = []
+        for c, name in enumerate(self.signal.channels):
+            level = float(levels.control_uv[c, -1])
+            known = bool(np.isfinite(level))
+            rve = self._calibration.rve(level, c) if self._calibration and known else None
+            channels.append(ChannelTension(name, level if known else None, rve, self._rest.pct(c)))
+        return Tension(levels.at_s, tuple(channels), self._worst(), self._may_cue())
+
+    def _worst(self) -> State:
+        return STATES[max(STATES.index(q.state) for q in self._quality)]
+
+    def _may_cue(self) -> bool:
+        return self._settings.cue.enabled and self._calibration is not None and self._problem is None
+
+    def _state(self) -> WearerState:
+        return WearerState(
+            at_s=self._now_s,
+            channels=tuple(
+                ChannelState(name, self._shrugging[c], self._quality[c].state, self._quality[c].reasons)
+                for c, name in enumerate(self.signal.channels)
+            ),
+            board_up=self._problem is None,
+            board_problem=self._problem,
+            episode_id=self._episodes.current if self._episodes else None,
+            cues_enabled=self._may_cue(),
+            wear_time_s=self.worn_s,
+        )
+
+    def _is_due(self, said: WearerState, state: WearerState) -> bool:
+        since_s = state.at_s - said.at_s
+        same = replace(state, at_s=said.at_s, wear_time_s=said.wear_time_s) == said
+        return since_s >= (_STATE_AFTER_S if same else _STATE_EVERY_S)
+
+    def _say(self, state: WearerState) -> WearerState:
+        self._said = state
+        return state
+
+    def _about(self) -> About:
+        calibration = self._calibration
+        return About(
+            at_s=self._now_s,
+            board=self._settings.board.kind,
+            rate_hz=self.signal.rate_hz,
+            channels=self.signal.channels,
+            rest_uv=calibration.rest_uv if calibration else None,
+            reference_uv=calibration.reference_uv if calibration else None,
+            calibration_source=calibration.source if calibration else None,
+            on_uv=tuple(limits.on_uv for limits in self._chain.thresholds),
+            off_uv=tuple(limits.off_uv for limits in self._chain.thresholds),
+        )
+
+
+def from_settings(settings: CalibrationSettings, signal: Signal) -> Calibration | None:
+    """Return the calibration that the settings give, None where the rest is to be measured.
+
+    Raises SignalError where they give another number of levels than there are channels.
+    """
+    if not settings.rest_uv:
+        return None
+    n = len(signal.channels)
+
+    def each(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(values) not in (1, n):
+            raise SignalError(f"calibration.{name}: {len(values)} levels for {n} channels; expected 1 or {n}")
+        return values * n if len(values) == 1 else values
+
+    rest = each("rest_uv", settings.rest_uv)
+    noise = each("noise_uv", settings.noise_uv) if settings.noise_uv else noise_of(signal, rest)
+    reference = each("reference_uv", settings.reference_uv) if settings.reference_uv else None
+    return Calibration(rest, noise, reference, "settings")
+
+
+def noise_of(signal: Signal, rest_uv: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the least noise that the ADC's steps make: one step / sqrt(12), per channel, never above the rest."""
+    step = (signal.uv_per_count or 0.0) / 12**0.5
+    return tuple(min(step, rest) for rest in rest_uv)
+
+
+def uuid7(wall_s: float) -> str:
+    """Return a UUID of version 7 (RFC 9562): milliseconds since 1970, then random bits, so that ids sort by time."""
+    value = round(wall_s * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 7 << 76
+    value = value & ~(0x3 << 62) | 2 << 62
+    text = f"{value:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

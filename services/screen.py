@@ -1,0 +1,180 @@
+"""What `demo`, `run` and `replay` show in the terminal: a live view, or plain lines where there is none."""
+
+import threading
+import time
+from collections import deque
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dsp.detect import Shrug
+from services.messages import About, Cue, Episode, Message, Tension, WearerState
+
+_BAR = 40
+_QUIET = {"refractory": "too soon after the last cue"}
+
+
+def words(message: Message, names: tuple[str, ...]) -> str | None:
+    """Say what happened, None for what is not worth a line."""
+    match message:
+        case Shrug(phase="started"):
+            text = f"{names[message.channel]}: sustained shrug since {message.start_s:.1f} s"
+        case Shrug(phase="ended"):
+            length = (message.end_s or message.at_s) - message.start_s
+            text = f"{names[message.channel]}: shrug ended, {length:.1f} s, mean {message.mean_uv:.0f} µV"
+        case Cue():
+            text = f"{names[message.channel]}: {_cue(message)}"
+        case Episode(event="started"):
+            text = f"episode {message.id[-6:]} started"
+        case Episode(event="ended"):
+            length = (message.end_s or message.at_s) - message.start_s
+            text = f"episode {message.id[-6:]} ended, {length:.0f} s"
+        case About(rest_uv=None):
+            text = "measuring the rest level: sit back, shoulders down"
+        case About():
+            rest = ", ".join(f"{n} {v:.1f}" for n, v in zip(names, message.rest_uv or (), strict=True))
+            limits = ", ".join(f"{v:.0f}" for v in message.on_uv)
+            text = f"rest {rest} µV, shrug from {limits} µV ({message.calibration_source})"
+        case _:
+            return None
+    return text
+
+
+def _cue(cue: Cue) -> str:
+    if cue.outcome == "given":
+        return f"CUE, the motor vibrates ({cue.pattern})"
+    if cue.outcome == "self_corrected":
+        return "relaxed without a cue"
+    return f"no cue, {_QUIET.get(cue.reason or '', cue.reason)}"
+
+
+class PlainScreen:
+    """Lines for a log or a pipe: every event, and the tension once a second."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._names: tuple[str, ...] = ()
+        self._next_s = 0.0
+
+    def note(self, text: str) -> None:
+        """Show a line of the program's own."""
+        self._console.print(text, markup=False)
+
+    def motor(self, drive: float) -> None:
+        """Show that the motor starts or stops."""
+        self.note(f"           motor {'ON ' + format(drive, '.0%') if drive else 'off'}")
+
+    def accept(self, message: Message) -> None:
+        """Show what is worth a line."""
+        if isinstance(message, About):
+            self._names = message.channels
+        if isinstance(message, Tension) and message.at_s >= self._next_s:
+            self._next_s = int(message.at_s + 1e-6) + 1 - 1e-6
+            levels = "   ".join(f"{c.name} {_level(c.rms_uv, c.rve)}" for c in message.channels)
+            self.note(f"{message.at_s:8.1f} s {levels}")
+        text = words(message, self._names)
+        if text:
+            self.note(f"{message.at_s:8.1f} s {text}")
+
+    def close(self) -> None:
+        """Nothing is left to show."""
+
+
+class LiveScreen:
+    """A view that moves: tension per channel, thresholds, the motor, and what happened last."""
+
+    def __init__(self, console: Console) -> None:
+        self._names: tuple[str, ...] = ()
+        self._about: About | None = None
+        self._tension: Tension | None = None
+        self._state: WearerState | None = None
+        self._drive = 0.0
+        self._buzzed_s = -10.0
+        self._notes: list[str] = []
+        self._lines: deque[str] = deque(maxlen=9)
+        self._lock = threading.Lock()
+        self._live = Live(self, console=console, refresh_per_second=8, transient=False)
+        self._live.start()
+
+    def note(self, text: str) -> None:
+        """Show a line of the program's own."""
+        with self._lock:
+            self._notes = [*self._notes, text][-4:]
+
+    def motor(self, drive: float) -> None:
+        """Show that the motor starts or stops."""
+        self._drive = drive
+        if drive:
+            self._buzzed_s = time.monotonic()
+
+    def accept(self, message: Message) -> None:
+        """Take what is to be shown; the view draws itself."""
+        with self._lock:
+            match message:
+                case About():
+                    self._about, self._names = message, message.channels
+                case Tension():
+                    self._tension = message
+                case WearerState():
+                    self._state = message
+            text = words(message, self._names)
+            if text:
+                self._lines.append(f"{message.at_s:8.1f} s  {text}")
+
+    def close(self) -> None:
+        """Leave the last view standing."""
+        self._live.stop()
+
+    def __rich__(self) -> Panel:
+        with self._lock:
+            parts: list[RenderableType] = [self._levels(), self._motor(), Text(), *map(Text, self._lines), Text()]
+            notes = [Text(note, style="dim") for note in self._notes]
+        return Panel(Group(*parts, *notes), title="Unshrug", border_style="cyan")
+
+    def _levels(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        if self._tension is None:
+            table.add_row(Text("waiting for the board ..."))
+            return table
+        for k, channel in enumerate(self._tension.channels):
+            on = self._about.on_uv[k] if self._about and self._about.on_uv else None
+            state = self._state.channels[k] if self._state else None
+            mood = "no signal" if channel.rms_uv is None else "SHRUG" if state and state.shrug else "ok"
+            if state and state.quality != "ok":
+                mood = f"{state.quality}: {', '.join(state.reasons)}"
+            table.add_row(channel.name, _bar(channel.rms_uv, on), _level(channel.rms_uv, channel.rve), mood)
+        return table
+
+    def _motor(self) -> Text:
+        recent = time.monotonic() - self._buzzed_s < 1
+        if self._drive or recent:
+            return Text("motor  ((( vibrating )))", style="bold black on yellow")
+        return Text("motor  still", style="dim")
+
+
+def _level(rms_uv: float | None, rve: float | None) -> str:
+    if rms_uv is None:
+        return "   -- µV"
+    return f"{rms_uv:5.1f} µV" + (f" {rve:4.0f} %RVE" if rve is not None else "")
+
+
+def _bar(rms_uv: float | None, on_uv: float | None) -> Text:
+    """Draw a level on a scale that ends at three times the threshold, which is marked."""
+    top = 3 * on_uv if on_uv else 100.0
+    filled = 0 if rms_uv is None else min(_BAR, round(_BAR * rms_uv / top))
+    mark = _BAR // 3 if on_uv else None
+    cells = ["█" if k < filled else "│" if k == mark else "·" for k in range(_BAR)]
+    tense = bool(on_uv and rms_uv and rms_uv >= on_uv)
+    return Text("".join(cells), style="bold yellow" if tense else "blue")
+
+
+Screen = PlainScreen | LiveScreen
+
+
+def make_screen(*, headless: bool) -> Screen:
+    """Return the live view where there is a terminal to show it, else plain lines."""
+    console = Console(highlight=False, soft_wrap=True)
+    return PlainScreen(console) if headless or not console.is_terminal else LiveScreen(console)

@@ -1,0 +1,266 @@
+"""Settings: what the owner may change, read strictly from TOML. Every default lives here or in `dsp`, once."""
+
+import hashlib
+import tomllib
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from dsp.chain import ChainSettings
+from dsp.detect import ShrugSettings
+from dsp.exposure import ExposureSettings
+from dsp.filters import FilterSettings
+from dsp.level import LevelSettings
+from dsp.parameters import parameter
+from dsp.quality import QualitySettings
+
+_UNIT_WORDS = {"s": "seconds", "Hz": "hertz", "%": "per cent"}
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the message names file, key, what was wrong and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class WearerSettings:
+    """Who wears it."""
+
+    id: str = parameter(
+        "wearer1", "Short name in every topic: a-z, 0-9, _ and -, up to 32 of them. Better not a person's name."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BoardSettings:
+    """The sensor board."""
+
+    kind: str = parameter("unshrug", "Which board; `unshrug boards` lists them.")
+    port: str = parameter("auto", "Its port: auto, usb:VID:PID[:SERIAL], a device such as /dev/ttyACM0, or a URL.")
+    baud: int = parameter(0, "Speed of the serial line; 0 is what the board uses.", unit="baud", low=0, high=4_000_000)
+    rate_hz: float = parameter(
+        0.0,
+        "Sampling rate; 0 where the board tells it. A sketch that prints lines does not.",
+        unit="Hz",
+        low=0,
+        high=20000,
+    )
+    uv_per_count: float = parameter(
+        0.0, "Size of one ADC step at the electrodes; 0 is what the board has.", unit="µV", low=0, high=1000
+    )
+    adc_bits: int = parameter(0, "Resolution of the ADC; 0 is what the board has.", unit="bits", low=0, high=24)
+    channels: tuple[str, ...] = parameter((), 'Names of the channels in their order, such as ["left", "right"].')
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationSettings:
+    """What the wearer's levels are. One number per channel, or one for all."""
+
+    rest_uv: tuple[float, ...] = parameter(
+        (), "Level at rest; empty measures it in the first seconds after the start.", unit="µV", low=0.01, high=1000
+    )
+    reference_uv: tuple[float, ...] = parameter(
+        (), "Level of the reference contraction (RVE); empty goes by the rest level alone.", unit="µV", low=1, high=5000
+    )
+    noise_uv: tuple[float, ...] = parameter(
+        (), "Noise of sensor and ADC; empty takes that of the ADC's steps.", unit="µV", low=0, high=1000
+    )
+    rest_s: float = parameter(10.0, "How long the rest is measured after the start.", unit="s", low=5, high=120)
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeSettings:
+    """How shrugs become the episodes that dashboards and reports count."""
+
+    merge_s: float = parameter(60.0, "Shrugs no further apart than this are one episode.", unit="s", low=1, high=600)
+    update_s: float = parameter(10.0, "An open episode is published at most this often.", unit="s", low=1, high=600)
+
+
+@dataclass(frozen=True, slots=True)
+class CueSettings:
+    """When the motor may say something."""
+
+    enabled: bool = parameter(True, "Whether there are cues at all.")
+    grace_s: float = parameter(5.0, "Time to relax by oneself before a cue.", unit="s", low=0, high=60)
+    refractory_s: float = parameter(60.0, "No further cue for this long.", unit="s", low=10, high=3600)
+    escalate_s: float = parameter(
+        20.0, "Still tense this long after a cue: one stronger cue.", unit="s", low=5, high=300
+    )
+    per_hour: int = parameter(6, "Most cues in an hour.", unit="cues", low=0, high=30)
+    per_day: int = parameter(30, "Most cues in 24 hours.", unit="cues", low=0, high=200)
+    blank_s: float = parameter(
+        0.5, "EMG is not used while the motor runs and for this long after.", unit="s", low=0, high=5
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MotorSettings:
+    """The motor and its pin. Never on the neck: wrist, upper arm or belt."""
+
+    kind: str = parameter(
+        "vibration", "vibration is driven by PWM, buzzer is only on or off.", choices=("vibration", "buzzer")
+    )
+    pin: int = parameter(18, "GPIO number (BCM) of the motor's transistor.", low=0, high=27)
+    drive_pct: float = parameter(60.0, "Strength of a vibration motor.", unit="%", low=5, high=100)
+    pwm_hz: float = parameter(200.0, "PWM frequency of a vibration motor.", unit="Hz", low=50, high=2000)
+
+
+@dataclass(frozen=True, slots=True)
+class MqttSettings:
+    """Where tension and episodes are published."""
+
+    enabled: bool = parameter(True, "Whether to publish at all.")
+    broker: str = parameter(
+        "auto", "Host of the broker; auto takes one on this machine, else starts Mosquitto for itself."
+    )
+    port: int = parameter(1883, "TCP port of the broker.", low=1, high=65535)
+    tls: str = parameter("auto", "Encryption: auto is on but for this machine.", choices=("auto", "on", "off"))
+    ca_file: str = parameter("", "Certificate of the broker's authority; empty uses the system's.")
+    username: str = parameter("", "User name at the broker; empty for none.")
+    password_file: str = parameter("", "File that holds the password and that only its owner may read.")
+    tension_hz: float = parameter(4.0, "How often the live level is published.", unit="Hz", low=0.1, high=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set."""
+
+    wearer: WearerSettings = field(default_factory=WearerSettings)
+    board: BoardSettings = field(default_factory=BoardSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    filter: FilterSettings = field(default_factory=FilterSettings)
+    level: LevelSettings = field(default_factory=LevelSettings)
+    shrug: ShrugSettings = field(default_factory=ShrugSettings)
+    quality: QualitySettings = field(default_factory=QualitySettings)
+    exposure: ExposureSettings = field(default_factory=ExposureSettings)
+    episode: EpisodeSettings = field(default_factory=EpisodeSettings)
+    cue: CueSettings = field(default_factory=CueSettings)
+    motor: MotorSettings = field(default_factory=MotorSettings)
+    mqtt: MqttSettings = field(default_factory=MqttSettings)
+
+    def chain(self) -> ChainSettings:
+        """Return the numbers of the signal chain."""
+        return ChainSettings(self.filter, self.level, self.shrug, self.quality, self.exposure)
+
+    def digest(self) -> str:
+        """Return a short checksum, so that results can be told apart by their settings."""
+        return hashlib.sha256(repr(asdict(self)).encode()).hexdigest()[:12]
+
+
+def load_settings(path: Path) -> Settings:
+    """Read settings from a TOML file; what it leaves out keeps its default. Raises SettingsError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from None
+    try:
+        settings: Settings = _read(Settings, table, "")
+        _check(settings)
+    except SettingsError as error:
+        raise SettingsError(f"{path.name}: {error}") from None
+    return settings
+
+
+def _read(kind: type[Any], table: dict[str, Any], where: str) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    types = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        at = f"{where}{key}"
+        if key not in known:
+            raise SettingsError(f"{at}: unknown {'key' if where else 'section'}{_guess(key, known)}")
+        if is_dataclass(types[key]):
+            if not isinstance(value, dict):
+                raise SettingsError(f"{at}: expected a section [{at}], got {value!r}")
+            values[key] = _read(types[key], value, f"{at}.")
+        else:
+            values[key] = _value(at, value, types[key], known[key])
+    return kind(**values)
+
+
+def _guess(key: str, known: dict[str, Field[Any]]) -> str:
+    """Say which key was meant, by its spelling or by its name before the unit."""
+    stem = key.rpartition("_")[0]
+    near = [name for name in known if stem and name.rpartition("_")[0] == stem] or get_close_matches(key, known, 1, 0.5)
+    if not near:
+        return f"; expected one of {', '.join(known)}"
+    unit = known[near[0]].metadata.get("unit", "")
+    return f"; did you mean {near[0]}{f' (in {_UNIT_WORDS.get(unit, unit)})' if unit else ''}?"
+
+
+def _value(at: str, value: Any, kind: Any, of: Field[Any]) -> Any:
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        items = value if isinstance(value, list) else [value]
+        return tuple(_value(at, item, inner, of) for item in items)
+    unit, low, high, choices = (of.metadata.get(k) for k in ("unit", "low", "high", "choices"))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text in quotes"}
+        amount = f" of {_UNIT_WORDS.get(unit, unit)}" if unit and kind in (float, int) else ""
+        raise SettingsError(f"{at}: expected {names[kind]}{amount}, got {value!r}")
+    if choices and value not in choices:
+        raise SettingsError(f"{at}: expected {' or '.join(map(_toml, choices))}, got {value!r}")
+    if low is not None and high is not None and not low <= value <= high:
+        raise SettingsError(
+            f"{at}: expected {_number(low)} to {_number(high)}{f' {unit}' if unit else ''}, got {_number(value)}"
+        )
+    return value
+
+
+def _check(settings: Settings) -> None:
+    """Refuse what is wrong only in combination."""
+    wearer = settings.wearer.id
+    if not 1 <= len(wearer) <= 32 or not set(wearer) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-"):
+        raise SettingsError(f"wearer.id: expected 1 to 32 of a-z, 0-9, _ and -, got {wearer!r}")
+    if settings.shrug.merge_piece_s > settings.shrug.min_s:
+        raise SettingsError("shrug.merge_piece_s: expected no more than shrug.min_s")
+    if settings.shrug.held_s < settings.shrug.min_s:
+        raise SettingsError("shrug.held_s: expected no less than shrug.min_s")
+    if settings.calibration.reference_uv and not settings.calibration.rest_uv:
+        raise SettingsError("calibration.reference_uv: expected rest_uv beside it")
+
+
+def default_toml() -> str:
+    """Return a settings file that states every default with its unit, its range and its meaning."""
+    out = ["# Unshrug's settings. Every line here is a default: change what you need, delete what you like.", ""]
+    for section in fields(Settings):
+        part = getattr(Settings(), section.name)
+        out += [f"[{section.name}]", f"# {type(part).__doc__}"]
+        for f in fields(part):
+            out += _describe(f), f"{f.name} = {_toml(getattr(part, f.name))}"
+        out.append("")
+    return "\n".join(out)
+
+
+def _describe(f: Field[Any]) -> str:
+    unit, low, high, choices = (f.metadata[k] for k in ("unit", "low", "high", "choices"))
+    facts = []
+    if choices:
+        facts.append(" or ".join(map(_toml, choices)))
+    if low is not None:
+        facts.append(f"{_number(low)} to {_number(high)}")
+    if unit:
+        facts.append(unit)
+    return f"# {f.metadata['meaning']}" + (f" ({' '.join(facts)})" if facts else "")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return _number(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.10g}"
