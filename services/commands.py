@@ -29,7 +29,7 @@ from services.daemon import Service, Threaded
 from services.haptics import Haptics
 from services.mqtt import MqttSink
 from services.pipeline import Pipeline
-from services.screen import Screen, make_screen
+from services.screen import LiveScreen, Screen, ScreenLog, make_screen
 from services.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,8 @@ def _serve(
     bridge = bridge or Bridge(_board(settings), settings.board.channels)
     with contextlib.ExitStack() as stack:
         stack.callback(screen.close)
+        if isinstance(screen, LiveScreen):
+            stack.enter_context(_log_to(ScreenLog(screen)))
         shown = Threaded(screen, "screen")
         stack.callback(shown.close)
         haptics = Haptics(settings.motor, simulated=simulated, on_change=screen.motor)
@@ -172,6 +174,16 @@ def _board(settings: Settings) -> Any:
             f"board.uv_per_count: expected the µV at the electrodes that a step of {board.title} is worth"
         )
     return board
+
+
+@contextlib.contextmanager
+def _log_to(handler: logging.Handler) -> Iterator[None]:
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [handler]
+    try:
+        yield
+    finally:
+        root.handlers = before
 
 
 @contextlib.contextmanager
@@ -259,10 +271,10 @@ def _table_of(result: dict[str, Any]) -> str:
     for k, channel in enumerate(result["channels"]):
         rms, rest = channel["rms_uv"], levels["rest_uv"][k]
         bad = sum(q["end_s"] - q["start_s"] for q in channel["quality"] if q["state"] == "bad")
-        reasons = sorted({r for q in channel["quality"] for r in q["reasons"]})
+        reasons = ", ".join(sorted({r for q in channel["quality"] for r in q["reasons"]}))
         lines.append(
             f"  {channel['name']}: rest {rest:.1f} µV, median {_or_dash(rms['p50'])} µV, "
-            f"valid {channel['valid_s']:.1f} s, bad {bad:.1f} s{f' ({chr(44).join(reasons)})' if reasons else ''}, "
+            f"valid {channel['valid_s']:.1f} s, bad {bad:.1f} s{f' ({reasons})' if reasons else ''}, "
             f"{len(channel['events'])} sustained shrugs"
         )
         for event in channel["events"]:

@@ -1,5 +1,6 @@
 """What `demo`, `run` and `replay` show in the terminal: a live view, or plain lines where there is none."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -102,7 +103,12 @@ class LiveScreen:
     def note(self, text: str) -> None:
         """Show a line of the program's own."""
         with self._lock:
-            self._notes = [*self._notes, text][-4:]
+            self._notes = [*self._notes, text][-5:]
+
+    def log(self, text: str) -> None:
+        """Show what the program has to say among what happens."""
+        with self._lock:
+            self._lines.append(f"            {text}")
 
     def motor(self, drive: float) -> None:
         """Show that the motor starts or stops."""
@@ -169,6 +175,18 @@ def _bar(rms_uv: float | None, on_uv: float | None) -> Text:
     cells = ["█" if k < filled else "│" if k == mark else "·" for k in range(_BAR)]
     tense = bool(on_uv and rms_uv and rms_uv >= on_uv)
     return Text("".join(cells), style="bold yellow" if tense else "blue")
+
+
+class ScreenLog(logging.Handler):
+    """Bring log lines into the live view, which a line written past it would tear."""
+
+    def __init__(self, screen: LiveScreen) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        self._screen.log(record.getMessage())
 
 
 Screen = PlainScreen | LiveScreen

@@ -1,0 +1,54 @@
+# make demo   set up and show the whole product with a simulated wearer (SECONDS=0: until Ctrl-C)
+# make test   set up and run all checks and tests
+# make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
+
+PYTHON ?= python3
+SECONDS ?= 110
+BIN := .venv/bin
+
+.PHONY: demo test lint bench picture mosquitto-wanted mosquitto-needed clean
+
+demo: .venv/.runtime mosquitto-wanted
+	$(BIN)/unshrug demo $(if $(filter-out 0,$(SECONDS)),--seconds $(SECONDS))
+
+test: lint mosquitto-needed
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.dev mosquitto-needed
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.cost
+
+picture: .venv/.dev
+	$(BIN)/python docs/picture.py
+
+.venv/.runtime: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Unshrug needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+# The real EMG of the tests comes with a package whose own dependencies are not needed.
+.venv/.dev: .venv/.runtime
+	$(BIN)/python -m pip install --quiet --group dev
+	$(BIN)/python -m pip install --quiet --no-deps biosignalsnotebooks==0.6.14
+	@touch $@
+
+# Cues work without a broker, so a demonstration goes on without one; the tests do not.
+mosquitto-wanted:
+	@$(MAKE) --no-print-directory mosquitto-needed || echo "Going on without MQTT."
+
+mosquitto-needed:
+	@PATH="$$PATH:/usr/sbin" command -v mosquitto >/dev/null && command -v mosquitto_sub >/dev/null || { \
+	  echo "Installing mosquitto and mosquitto-clients with apt"; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -q -y --no-install-recommends mosquitto mosquitto-clients; }
+
+clean:
+	rm -rf .venv dist
