@@ -123,8 +123,10 @@ class QualityMeter:
 
     def _recent(self, before: Counts, new: Counts) -> tuple[Counts, Counts]:
         line = np.concatenate([before, new], axis=1)
-        total = np.cumsum(np.pad(line, ((0, 0), (1, 0))), axis=1)
-        return total[:, self._back :] - total[:, : -self._back], line[:, line.shape[1] - self._back + 1 :].copy()
+        total = np.cumsum(line, axis=1)
+        recent = total[:, self._back - 1 :].copy()
+        recent[:, 1:] -= total[:, : -self._back]
+        return recent, line[:, line.shape[1] - self._back + 1 :].copy()
 
 
 def _grade(count: Counts, limits: tuple[float, float]) -> Counts:

@@ -1,4 +1,4 @@
-"""When to cue: a pure function of events and time. See docs/safety.md for what it promises the wearer."""
+"""When to cue: a pure function of events and time. The README says what it promises the wearer."""
 
 from collections import deque
 from dataclasses import dataclass
