@@ -83,9 +83,11 @@ def thresholds(calibration: Calibration, channel: int, settings: ShrugSettings) 
     """Return the levels that begin and end a shrug.
 
     A raise of less than some 7 dB over rest stays undetectable on purpose: an off-threshold near the rest level
-    would latch.
+    would latch. A channel whose rest is unknown has thresholds that nothing reaches.
     """
     rest, noise = calibration.rest_uv[channel], calibration.noise_uv[channel]
+    if np.isnan(rest):
+        return Thresholds(float("inf"), float("inf"))
     reference = calibration.level_at_rve(settings.on_rve, channel)
     tense = settings.on_rest_ratio_alone * rest if reference is None else reference
     on = max(tense, settings.on_rest_ratio * rest, settings.on_noise_ratio * noise)

@@ -11,6 +11,7 @@ from firmware_bridge.packets import BadFrame, Info, Samples
 from firmware_bridge.timeline import Timeline
 
 SILENT_AFTER_S = 2.0
+WAITING = "waiting for the board"
 _ASK_EVERY_S = 1.0
 _RATE_TOLERANCE = 0.20
 
@@ -41,7 +42,8 @@ class Bridge:
         self._names = channels
         self._info: Info | None = None
         self._timeline = Timeline(board.rate_hz or 0.0)
-        self._problem: str | None = None
+        self._kind_problem: str | None = None
+        self._shape_problem: str | None = None
         self._connect(0.0)
 
     def _connect(self, now_s: float) -> None:
@@ -84,13 +86,14 @@ class Bridge:
 
     def problem(self, now_s: float) -> str | None:
         """Say in a few words what is wrong with the stream, None while it is well."""
-        if self._problem:
-            return self._problem
-        last = self._since_s if self._last_block_s is None else self._last_block_s
-        if now_s - last >= SILENT_AFTER_S:
+        if self._last_block_s is None and now_s - self._since_s < SILENT_AFTER_S:
+            return WAITING
+        if self.stale_s(now_s) >= SILENT_AFTER_S:
             if self._last_block_s is None and self._bytes_since:
-                return f"{self._bytes_since} bytes came, none of them from a board of kind {self.board.name!r}"
+                return f"what comes is not from a board of kind {self.board.name!r}, or not at {self.board.baud} baud"
             return "the board is silent"
+        if self._kind_problem or self._shape_problem:
+            return self._kind_problem or self._shape_problem
         if not self._check_rate:
             return None
         measured, nominal = self._timeline.measured_hz, self._timeline.rate_hz
@@ -103,7 +106,7 @@ class Bridge:
         return now_s - (self._since_s if self._last_block_s is None else self._last_block_s)
 
     def _learn(self, info: Info) -> None:
-        self._problem = None if info.kind == "raw" else f"the board sends {info.kind} EMG; expected raw EMG"
+        self._kind_problem = None if info.kind == "raw" else f"the board sends {info.kind} EMG; expected raw EMG"
         if self._info is not None and info.boot_id != self._info.boot_id:
             self._timeline.restart()
         self._info = info
@@ -116,12 +119,14 @@ class Bridge:
     def _place(self, packet: Samples, now_s: float) -> list[SampleBlock]:
         if self.board.rate_hz is None:
             return []  # a board that describes itself has not done so yet
-        if self._names and len(self._names) != packet.codes.shape[1]:
-            wanted = f"{len(self._names)}: {', '.join(self._names)}"
-            self._problem = f"the board sends {packet.codes.shape[1]} channels; expected {wanted}"
-            return []
         self.counts.packets += 1
         self._last_block_s = now_s
+        columns = packet.codes.shape[1]
+        if self._names and len(self._names) != columns:
+            wanted = f"{len(self._names)}: {', '.join(self._names)}"
+            self._shape_problem = f"the board sends {columns} channels; expected {wanted}"
+            return []
+        self._shape_problem = None
         start = self._timeline.place(packet, now_s)
         if start is None:
             return []

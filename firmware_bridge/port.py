@@ -193,7 +193,7 @@ def _why(error: Exception, device: str | None) -> str:
         return f"{device}: not a serial port"
     if isinstance(error, ValueError):
         return f"{device}: {error}"
-    return f"{device}: the connection broke off ({error})"
+    return f"{device}: unplugged, or the connection broke off"
 
 
 def _permission_advice(device: str | None) -> str:

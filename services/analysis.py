@@ -55,7 +55,8 @@ def calibrate(recording: Recording, settings: Settings, given: Given) -> Calibra
         else:
             found = [quietest(row, frame_s) for row in frames]
             rest = tuple(level for level, _, _ in found)
-            source = f"rest {', '.join(f'{start:.1f}-{end:.1f} s' for _, start, end in found)} (quietest)"
+            stretches = [f"{start:.1f}-{end:.1f} s" if end else "unknown" for _, start, end in found]
+            source = f"rest {', '.join(stretches)} (quietest)"
         reference = None
         if given.reference_uv is not None:
             reference, source = (given.reference_uv,) * n, f"{source}; reference given"
@@ -212,7 +213,9 @@ def _exposure(
     limit = calibration.level_at_rve(settings.exposure.rest_rve, channel)
     valid = int(np.isfinite(frames).sum())
     least = settings.exposure.least_valid_pct
-    if limit is None:
+    if np.isnan(calibration.rest_uv[channel]):
+        reason: str | None = "no usable data"
+    elif limit is None:
         reason = "no reference contraction"
     elif valid * frame_s < _LEAST_REPORT_S:
         reason = f"less than {_LEAST_REPORT_S / 60:.0f} min of valid data"
@@ -245,4 +248,4 @@ def _episode(episode: Episode) -> dict[str, Any]:
 
 
 def _r(value: float | None) -> float | None:
-    return None if value is None else round(float(value), 3)
+    return None if value is None or not np.isfinite(value) else round(float(value), 3)

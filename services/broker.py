@@ -76,7 +76,13 @@ def _start(program: str, port: int) -> Broker:
     command = [program, "-c", str(config)]
     if dies_with_parent := shutil.which("setpriv"):
         command = [dies_with_parent, "--pdeathsig", "TERM", *command]
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us; the broker has to carry our goodbye
+    )
     broker = Broker(_LOOPBACK, port, child, folder)
     until = time.monotonic() + _START_S
     while child.poll() is None and time.monotonic() < until:

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     board = replace(board, kind=options.board or board.kind, port=options.port or board.port)
     settings = replace(settings, board=board)
     with _stop_signal() as stop:
-        screen = make_screen(headless=False)
+        screen = make_screen(headless=False, quiet=True)
         return _serve(settings, screen, simulated=False, done=lambda _: stop.is_set())
 
 
@@ -273,7 +273,7 @@ def _table_of(result: dict[str, Any]) -> str:
         bad = sum(q["end_s"] - q["start_s"] for q in channel["quality"] if q["state"] == "bad")
         reasons = ", ".join(sorted({r for q in channel["quality"] for r in q["reasons"]}))
         lines.append(
-            f"  {channel['name']}: rest {rest:.1f} µV, median {_or_dash(rms['p50'])} µV, "
+            f"  {channel['name']}: rest {_or_dash(rest)} µV, median {_or_dash(rms['p50'])} µV, "
             f"valid {channel['valid_s']:.1f} s, bad {bad:.1f} s{f' ({reasons})' if reasons else ''}, "
             f"{len(channel['events'])} sustained shrugs"
         )

@@ -136,8 +136,8 @@ class Contract:
             "channels": list(m.channels),
             "settings": self._settings.digest(),
             "calibration": {
-                "rest_uv": m.rest_uv and [_r(v) for v in m.rest_uv],
-                "reference_uv": m.reference_uv and [_r(v) for v in m.reference_uv],
+                "rest_uv": None if m.rest_uv is None else [_r(v) for v in m.rest_uv],
+                "reference_uv": None if m.reference_uv is None else [_r(v) for v in m.reference_uv],
                 "source": m.calibration_source,
             },
             "thresholds": {"on_uv": [_r(v) for v in m.on_uv], "off_uv": [_r(v) for v in m.off_uv]},

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import date
 from typing import Protocol
 
-from firmware_bridge.bridge import Bridge
+from firmware_bridge.bridge import WAITING, Bridge
 from firmware_bridge.port import Port
 from services.clock import BoardClock, Clock
 from services.contract import Stamp
@@ -83,7 +83,6 @@ class Service:
         self._board_clock = BoardClock()
         self._on_board = on_board
         self._connections = 0
-        self._connected_s = 0.0
         self._problem: str | None = "not connected yet"
         self._today = date.today()
 
@@ -110,7 +109,7 @@ class Service:
     def _round(self, data: bytes) -> None:
         now_s = time.monotonic()
         if self._port.connections != self._connections:
-            self._connections, self._connected_s = self._port.connections, now_s
+            self._connections = self._port.connections
             self._bridge.connected(now_s)
         self._port.write(self._bridge.command(now_s))
         blocks = self._bridge.feed(data, now_s)
@@ -129,9 +128,9 @@ class Service:
         problem = self._port.problem
         if problem is None and self._port.connections:
             problem = self._bridge.problem(now_s)
-            if problem is None and not self._bridge.counts.packets:
-                problem = self._problem or "waiting for the board"
-            if problem and now_s - max(self._connected_s, now_s - self._bridge.stale_s(now_s)) > _REOPEN_AFTER_S:
+            if problem == WAITING:
+                problem = self._problem or WAITING  # whatever was wrong is not over before samples come
+            if problem and self._bridge.stale_s(now_s) > _REOPEN_AFTER_S:
                 self._port.reopen(problem)
         if problem != self._problem:
             if problem is not None:

@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 
 _STATE_EVERY_S = 1.0  # a state is published at most this often ...
 _STATE_AFTER_S = 60.0  # ... and at least this often
+_PATIENCE = 3  # a channel that has no valid rest in this many times the time gets none
 _MOTOR_LAG_S = 0.2  # from a cue's due time to the motor standing still again, beyond the pattern itself
 
 
@@ -63,6 +64,8 @@ class Pipeline:
             self._coach.board(ok=problem is None)
             if self._session is not None:
                 yield self._session.board(problem)
+            else:
+                yield WearerState(0.0, (), problem is None, problem, None, cues_enabled=False, wear_time_s=0.0)
 
     def new_day(self) -> None:
         """Count wear time from here: it is midnight."""
@@ -163,15 +166,16 @@ class _Session:
             yield self._say(state)
 
     def _learn(self, learned: list[Array], frames_uv: Array) -> Iterator[Message]:
-        """Gather valid frames of rest until there are enough of them on every channel."""
+        """Gather valid frames of rest until every channel has enough of them; a dead one is left out in time."""
         learned.append(frames_uv)
         frames = np.concatenate(learned, axis=1)
         needed = self._settings.calibration.rest_s / self._chain.frame_s
-        if np.isfinite(frames).sum(axis=1).min() >= needed:
-            rest = tuple(pooled(row) for row in frames)
+        enough = np.isfinite(frames).sum(axis=1) >= needed
+        if enough.all() or (enough.any() and frames.shape[1] > _PATIENCE * needed):
+            rest = tuple(pooled(row) if ok else float("nan") for row, ok in zip(frames, enough, strict=True))
             yield from self._calibrate(Calibration(rest, noise_of(self.signal, rest), None, "rest at the start"))
-        elif frames.shape[1] > 10 * needed:
-            del learned[:-1]  # too much is unusable: start again rather than grow
+        elif frames.shape[1] > _PATIENCE * needed:
+            learned.clear()  # nothing is usable: start again rather than grow
 
     def _calibrate(self, calibration: Calibration) -> Iterator[Message]:
         self._learned = None
@@ -274,7 +278,7 @@ def from_settings(settings: CalibrationSettings, signal: Signal) -> Calibration 
 def noise_of(signal: Signal, rest_uv: tuple[float, ...]) -> tuple[float, ...]:
     """Return the least noise that the ADC's steps make: one step / sqrt(12), per channel, never above the rest."""
     step = (signal.uv_per_count or 0.0) / 12**0.5
-    return tuple(min(step, rest) for rest in rest_uv)
+    return tuple(step if np.isnan(rest) else min(step, rest) for rest in rest_uv)
 
 
 def uuid7(wall_s: float) -> str:

@@ -53,10 +53,11 @@ def _cue(cue: Cue) -> str:
 
 
 class PlainScreen:
-    """Lines for a log or a pipe: every event, and the tension once a second."""
+    """Lines for a log or a pipe: every event and, unless `quiet`, the tension once a second."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
         self._names: tuple[str, ...] = ()
         self._next_s = 0.0
 
@@ -72,7 +73,7 @@ class PlainScreen:
         """Show what is worth a line."""
         if isinstance(message, About):
             self._names = message.channels
-        if isinstance(message, Tension) and message.at_s >= self._next_s:
+        if isinstance(message, Tension) and not self._quiet and message.at_s >= self._next_s:
             self._next_s = int(message.at_s + 1e-6) + 1 - 1e-6
             levels = "   ".join(f"{c.name} {_level(c.rms_uv, c.rve)}" for c in message.channels)
             self.note(f"{message.at_s:8.1f} s {levels}")
@@ -147,7 +148,7 @@ class LiveScreen:
             return table
         for k, channel in enumerate(self._tension.channels):
             on = self._about.on_uv[k] if self._about and self._about.on_uv else None
-            state = self._state.channels[k] if self._state else None
+            state = self._state.channels[k] if self._state and self._state.channels else None
             mood = "no signal" if channel.rms_uv is None else "SHRUG" if state and state.shrug else "ok"
             if state and state.quality != "ok":
                 mood = f"{state.quality}: {', '.join(state.reasons)}"
@@ -192,7 +193,7 @@ class ScreenLog(logging.Handler):
 Screen = PlainScreen | LiveScreen
 
 
-def make_screen(*, headless: bool) -> Screen:
-    """Return the live view where there is a terminal to show it, else plain lines."""
+def make_screen(*, headless: bool, quiet: bool = False) -> Screen:
+    """Return the live view where there is a terminal to show it, else plain lines, `quiet` ones for a journal."""
     console = Console(highlight=False, soft_wrap=True)
-    return PlainScreen(console) if headless or not console.is_terminal else LiveScreen(console)
+    return PlainScreen(console, quiet=quiet) if headless or not console.is_terminal else LiveScreen(console)
