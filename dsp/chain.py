@@ -134,5 +134,9 @@ class Chain:
         shrugs = [shrug for c, d in enumerate(self._detectors) for shrug in d.push(control[c])]
         self._hops += hops
         on = tuple(d.on for d in self._detectors) or (False,) * len(x)
-        out: list[Message] = sorted([*quality, *shrugs], key=lambda m: m.at_s)
-        return [*out, Levels(self._hops * self.hop_s, control, frames, on)]
+        steps: list[Shrug | Quality] = [*quality, *shrugs]
+        return [*sorted(steps, key=self._known_at), Levels(self._hops * self.hop_s, control, frames, on)]
+
+    def _known_at(self, message: Shrug | Quality) -> int:
+        """Return the hop after which a message is known: a quality holds from its hop's start, a shrug at its end."""
+        return round(message.at_s / self.hop_s) + isinstance(message, Quality)

@@ -16,6 +16,7 @@ Phase = Literal["started", "held", "relaxed", "resumed", "ended"]
 # A 250 ms RMS window crosses the on-threshold some 50 ms after the muscle does, and the off-threshold 250 ms after.
 _ON_DELAY_S = 0.05
 _OFF_DELAY_S = 0.25
+_ROUNDING_S = 1e-6  # times are sums of floats; a limit is met although the last bit is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,13 +285,14 @@ class ShrugDetector:
             self._run.clear()
             return
         start = self._hop - len(self._run)
-        after_drop = start - 1 == self._dropped_at
-        if after_drop and self._rises(level):
-            self._run.clear()
-            start, after_drop = self._hop, False
+        if self._dropped_at is not None and (start - self._dropped_at > self._n_merge or self._rises(level)):
+            if self._rises(level):
+                self._run.clear()
+                start = self._hop
+            self._dropped_at = None
         self._run.append(level)
         if len(self._run) >= self._n_on:
-            self._begin(start, self._run, after_drop=after_drop)
+            self._begin(start, self._run, after_drop=self._dropped_at is not None)
             self._run = []
 
     def _rises(self, level: float) -> bool:
@@ -328,8 +330,8 @@ class ShrugDetector:
         elif piece.low >= self._n_off or piece.drop >= self._n_drop:
             if piece.first_low is None:
                 self._dropped_at, self._tone = self._hop, level
-            if piece.first_low is not None:
-                piece.stop = piece.first_low
+            else:
+                self._dropped_at, piece.stop = None, piece.first_low
             self._release(piece)
 
     def _release(self, piece: _Piece) -> None:
@@ -366,7 +368,7 @@ class ShrugDetector:
             if not self._joined:
                 return
         event.stop = piece.stop
-        lasted_s = self._end_s(event) - event.start_s
+        lasted_s = self._end_s(event) - event.start_s + _ROUNDING_S
         if not event.started and lasted_s >= self._settings.min_s:
             event.started = True
             self._emit("started", event)

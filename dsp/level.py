@@ -38,7 +38,7 @@ class RmsFrames:
     def __init__(self, frame: int, hops: int, channels: int, max_missing: float) -> None:
         self._frame = frame
         self._hops = hops
-        self._least = frame * hops * (1 - max_missing)
+        self._least = frame * hops * (1 - max_missing) - 1e-6
         self._channels = channels
         self.reset()
 

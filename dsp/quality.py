@@ -96,7 +96,8 @@ class QualityMeter:
         lost, self._lost = self._recent(self._lost, (~np.isfinite(x)).reshape(-1, hops, self._hop).sum(axis=2))
         flat = self._is_flat(x).reshape(-1, hops, self._hop).any(axis=2)
         grade_s, grade_l = _grade(saturated, self._saturated_limits), _grade(lost, self._lost_limits)
-        code = grade_s + 3 * grade_l + 9 * 2 * flat
+        worst = np.maximum(np.maximum(grade_s, grade_l), 2 * flat)
+        code = 8 * worst + 1 * (grade_s > 0) + 2 * (grade_l > 0) + 4 * flat
         changes: list[Quality] = []
         for c in range(self._channels):
             line = np.concatenate([self._code[c : c + 1], code[c]])
@@ -135,5 +136,5 @@ def _grade(count: Counts, limits: tuple[float, float]) -> Counts:
 
 
 def _quality(channel: int, at_s: float, code: int) -> Quality:
-    grades = {"saturation": code % 3, "lost": code // 3 % 3, "flat": code // 9}
-    return Quality(channel, at_s, STATES[max(grades.values())], tuple(k for k, v in grades.items() if v))
+    reasons = tuple(reason for bit, reason in enumerate(("saturation", "lost", "flat")) if code >> bit & 1)
+    return Quality(channel, at_s, STATES[code >> 3], reasons)

@@ -122,11 +122,12 @@ class Bridge:
         self.counts.packets += 1
         self._last_block_s = now_s
         columns = packet.codes.shape[1]
-        if self._names and len(self._names) != columns:
-            wanted = f"{len(self._names)}: {', '.join(self._names)}"
-            self._shape_problem = f"the board sends {columns} channels; expected {wanted}"
+        wanted = f"{len(self._names)}: {', '.join(self._names)}"
+        fits = not self._names or len(self._names) == columns
+        self._shape_problem = None if fits else f"the board sends {columns} channels; expected {wanted}"
+        if self._kind_problem or self._shape_problem:
+            self._timeline.discard(packet, now_s)
             return []
-        self._shape_problem = None
         start = self._timeline.place(packet, now_s)
         if start is None:
             return []

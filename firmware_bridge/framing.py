@@ -23,12 +23,14 @@ def cobs_encode(data: bytes) -> bytes:
 
 def cobs_decode(data: bytes) -> bytes | None:
     """Undo `cobs_encode`; None where the bytes cannot have come from it."""
+    if 0 in data:
+        return None
     out = bytearray()
     at, end = 0, len(data)
     while at < end:
         code = data[at]
         after = at + code
-        if code == 0 or after > end:
+        if after > end:
             return None
         out += data[at + 1 : after]
         at = after

@@ -84,12 +84,19 @@ def resolve(spec: str, ports: Callable[[], Iterable[UsbPort]] = _ports) -> str:
         raise PortError(f"{len(known)} boards found; choose one with --port: {seen}")
     if spec.startswith("usb:"):
         wanted = spec.lower().split(":")[1:]
-        for port in ports():
-            usb = [f"{port.vid or 0:04x}", f"{port.pid or 0:04x}", (port.serial_number or "").lower()]
-            if usb[: len(wanted)] == wanted:
-                return _stable_name(port.device)
+        matching = [_stable_name(port.device) for port in ports() if _identity(port)[: len(wanted)] == wanted]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            raise PortError(
+                f"{len(matching)} USB devices are {spec[4:]}; expected the port of one: {', '.join(matching)}"
+            )
         raise PortError(f"no USB device {spec[4:]}; expected usb:VID:PID or usb:VID:PID:SERIAL of a plugged-in board")
     return spec
+
+
+def _identity(port: UsbPort) -> list[str]:
+    return [f"{port.vid or 0:04x}", f"{port.pid or 0:04x}", (port.serial_number or "").lower()]
 
 
 class Port:
@@ -113,6 +120,7 @@ class Port:
         self._next_try_s = 0.0
         self._back_off_s = _BACK_OFF_S[0]
         self._pause = False
+        self._closed = False
         self.device: str | None = None
         self.problem: str | None = None
         self.connections = 0
@@ -148,13 +156,17 @@ class Port:
 
     def close(self) -> None:
         """Close the port for good."""
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
         if self._serial is not None:
             with contextlib.suppress(OSError, termios.error):
                 self._serial.close()
             self._serial = None
 
     def _open(self) -> bool:
-        if self._clock() < self._next_try_s:
+        if self._closed or self._clock() < self._next_try_s:
             return False
         try:
             self.device = resolve(self._spec, self._ports)
@@ -174,7 +186,7 @@ class Port:
         return False
 
     def _lose(self, problem: str) -> None:
-        self.close()
+        self._drop()
         self.problem = problem
         self._next_try_s = self._clock() + self._back_off_s
         self._back_off_s = min(2 * self._back_off_s, _BACK_OFF_S[1])
@@ -183,13 +195,15 @@ class Port:
 def _why(error: Exception, device: str | None) -> str:
     """Say what an operating-system error means for somebody with a board in the hand."""
     code = error.errno if isinstance(error, OSError) else None
+    if code is None and isinstance(error.__context__, termios.error):
+        code = error.__context__.args[0]  # pyserial wraps it and drops its number
     if code in (errno.EACCES, errno.EPERM):
         return f"{device}: no permission; {_permission_advice(device)}"
     if code in (errno.EBUSY, errno.EAGAIN):
         return f"{device}: another program is using this port; close it (a serial monitor, a second unshrug?)"
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return f"{device}: not there; is the board plugged in?"
-    if code == errno.ENOTTY:
+    if code in (errno.ENOTTY, errno.EINVAL):
         return f"{device}: not a serial port"
     if isinstance(error, ValueError):
         return f"{device}: {error}"

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -96,6 +96,7 @@ class _Table:
     columns: tuple[int, ...]
     names: tuple[str, ...]
     width: int
+    scale: float = 1.0  # to µV, for columns in mV or V
 
 
 def _csv(path: Path, options: ReadOptions) -> Recording:
@@ -114,11 +115,12 @@ def _csv(path: Path, options: ReadOptions) -> Recording:
     rate_hz = options.rate_hz or (_rate_of(clock, tick_s) if clock else None)
     if rate_hz is None:
         raise RecordingError(f"{path}: no sampling rate; expected --rate HZ or a time column")
-    return _recording(table, _describe(path, options, rate_hz, table.names), clock, tick_s)
+    scale, board = _describe(path, options, rate_hz, table.names)
+    return _recording(replace(table, scale=scale), board, clock, tick_s)
 
 
-def _describe(path: Path, options: ReadOptions, rate_hz: float, names: tuple[str, ...]) -> Board:
-    """Return rate, scale and range as the caller gives them; units may also stand in all the columns' names."""
+def _describe(path: Path, options: ReadOptions, rate_hz: float, names: tuple[str, ...]) -> tuple[float, Board]:
+    """Return the factor to µV, and rate, ADC step and range, as the caller or all the columns' names give them."""
     units = options.units
     if units is None:
         suffixes = {unit for unit in _UNITS if all(name.lower().endswith(f"_{unit.lower()}") for name in names)}
@@ -128,20 +130,15 @@ def _describe(path: Path, options: ReadOptions, rate_hz: float, names: tuple[str
     if units is None:
         raise RecordingError(f"{path}: no units; expected --units uV|mV|V|counts")
     if units in _UNITS:
-        scale = _UNITS[units]
-        return replace(BOARDS["ascii"], rate_hz=rate_hz, uv_per_count=None if scale == 1 else scale)
+        return _UNITS[units], replace(BOARDS["ascii"], rate_hz=rate_hz)
     board = BOARDS[options.board] if options.board else BOARDS["ascii"]
     scale_of_counts = options.uv_per_count or board.uv_per_count
     if scale_of_counts is None:
         raise RecordingError(
             f"{path}: counts of an unknown size; expected --uv-per-count X or a --board that has a known one"
         )
-    return replace(
-        BOARDS["ascii"],
-        rate_hz=rate_hz,
-        uv_per_count=scale_of_counts,
-        adc_bits=options.adc_bits or board.adc_bits,
-    )
+    bits = options.adc_bits or board.adc_bits
+    return 1.0, replace(BOARDS["ascii"], rate_hz=rate_hz, uv_per_count=scale_of_counts, adc_bits=bits)
 
 
 def _opensignals(path: Path, options: ReadOptions) -> Recording:
@@ -170,7 +167,12 @@ def _opensignals(path: Path, options: ReadOptions) -> Recording:
     analog = [k for k, name in enumerate(header) if re.fullmatch(r"(CH|A)\d+", name)]
     emg = [k for k, sensor in zip(analog, sensors, strict=False) if "EMG" in sensor.upper()]
     chosen = _choose(path, options.channels, header, emg or analog)
-    own_bits = bits[analog.index(chosen[0])] if chosen[0] in analog and len(bits) >= len(analog) else bits[-1]
+    # The header gives a resolution for every column or for the analogue ones only.
+    of_column = dict(zip(range(len(header)) if len(bits) == len(header) else analog, bits, strict=False))
+    resolutions = {of_column.get(k, bits[-1]) for k in chosen}
+    if len(resolutions) > 1:
+        raise RecordingError(f"{path}: columns of different resolution; choose with --channels A,B")
+    own_bits = resolutions.pop()
     # 3 V over the range and a gain of 1000 for biosignalsplux, 3.3 V and 1009 for BITalino: their data sheets.
     vref_uv, gain = (3.3e6, 1009) if "bitalino" in kind.lower() else (3e6, 1000)
     board = replace(
@@ -201,48 +203,47 @@ def _recording(table: _Table, board: Board, clock: _Table | None, tick_s: float)
     def codes() -> Iterator[tuple[int, Array]]:
         if clock is None:
             start = 0
-            for values in _read(table):
-                yield start, values
+            for _, values in _read(table):
+                yield start, values * table.scale
                 start += len(values)
             if start == 0:
                 raise RecordingError(f"{table.path}: no samples after the header")
         else:
-            yield from _by_clock(table, clock, signal.rate_hz * tick_s)
+            yield from _by_clock(table, clock, signal.rate_hz, tick_s)
 
     return Recording(table.path, signal, board, codes)
 
 
-def _by_clock(table: _Table, clock: _Table, samples_per_tick: float) -> Iterator[tuple[int, Array]]:
+def _by_clock(table: _Table, clock: _Table, rate_hz: float, tick_s: float) -> Iterator[tuple[int, Array]]:
     """Place samples by their time stamps: a jump of more than a sample and a half is a gap."""
-    start, last, row = 0, None, clock.skip
-    both = replace(table, columns=(*table.columns, *clock.columns), names=(*table.names, *clock.names))
-    for values in _read(both):
-        stamps = values[:, -1] * samples_per_tick
+    name = clock.names[0]
+    both = replace(table, columns=(*table.columns, *clock.columns), names=(*table.names, name))
+    start, last = 0, None
+    for numbers, values in _read(both):
+        stamps = values[:, -1] * (tick_s * rate_hz)
         steps = np.diff(stamps, prepend=stamps[0] - 1 if last is None else last)
         wrong = np.flatnonzero(~(steps > 0))
         if len(wrong):
-            raise RecordingError(
-                f"{table.path}: line {row + int(wrong[0]) + 1}, column {clock.names[0]}: time does not advance"
-            )
-        last, row = stamps[-1], row + len(values)
+            raise RecordingError(f"{table.path}: line {numbers[wrong[0]]}, column {name}: time does not advance")
+        last = stamps[-1]
         jumps = np.flatnonzero(steps > 1.5)
-        for begin, end in zip([0, *jumps], [*jumps, len(values)], strict=True):
+        far = jumps[steps[jumps] > _MOST_LOST_S * rate_hz]
+        if len(far):
+            raise RecordingError(f"{table.path}: line {numbers[far[0]]}, column {name}: jumps by more than an hour")
+        for begin, end in pairwise([0, *jumps[jumps > 0], len(values)]):
             if begin in jumps:
-                lost = round(steps[begin]) - 1
-                if lost > _MOST_LOST_S * samples_per_tick:
-                    raise RecordingError(f"{table.path}: column {clock.names[0]} jumps by more than an hour")
-                start += lost
-            if end > begin:
-                yield start, values[begin:end, :-1]
-                start += end - begin
-    if last is None:
-        raise RecordingError(f"{table.path}: no samples after the header")
+                start += round(steps[begin]) - 1
+            yield start, values[begin:end, :-1] * table.scale
+            start += end - begin
 
 
 def _rate_of(clock: _Table, tick_s: float) -> float:
     """Return the rate that the time stamps keep; a nearly whole number is meant to be whole."""
-    stamps = next(_read(clock), np.empty((0, 1)))[:, 0] * tick_s
-    step = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
+    _, first = next(_read(clock), ([], np.empty((0, 1))))
+    if not len(first):
+        raise RecordingError(f"{clock.path}: no samples after the header")
+    steps = np.diff(first[:, 0]) * tick_s
+    step = float(np.nanmedian(steps)) if np.isfinite(steps).any() else 0.0
     if not step > 0:
         raise RecordingError(f"{clock.path}: column {clock.names[0]} does not advance; expected --rate HZ")
     rate = 1 / step
@@ -253,37 +254,48 @@ def _text(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig", errors="replace", newline="")
 
 
-def _read(table: _Table) -> Iterator[Array]:
-    """Yield the chosen columns, some lines at a time."""
+def _read(table: _Table) -> Iterator[tuple[list[int], Array]]:
+    """Yield line numbers and the chosen columns, some lines at a time."""
     decimal_comma = table.delimiter != ","
     with _text(table.path) as file:
         row = sum(1 for _ in islice(file, table.skip))
         while lines := list(islice(file, _LINES)):
             if decimal_comma:
                 lines = [line.replace(",", ".") for line in lines]
-            try:
-                values = np.loadtxt(lines, delimiter=table.delimiter, usecols=table.columns, ndmin=2, comments=None)
-                if len(values) != len(lines):
-                    raise ValueError("blank lines")
-            except ValueError:
-                values = np.array([v for k, line in enumerate(lines) if (v := _row(table, line, row + k + 1))])
-                values = values.reshape(-1, len(table.columns))
+            numbers, values = _fast(table, lines, row) or _careful(table, lines, row)
             row += len(lines)
-            if len(values):
-                yield np.where(np.isfinite(values), values, np.nan)
+            if numbers:
+                yield numbers, np.where(np.isfinite(values), values, np.nan)
 
 
-def _row(table: _Table, line: str, number: int) -> list[float] | None:
-    """Read one line with care; an empty cell is a missing value, an empty line is none."""
-    if not line.strip():
+def _fast(table: _Table, lines: list[str], row: int) -> tuple[list[int], Array] | None:
+    """Read lines that are all numbers and all of the header's width, as almost all are; else return None."""
+    trailing = lines[0].rstrip("\r\n").endswith(table.delimiter)
+    if {line.count(table.delimiter) for line in lines} != {table.width - 1 + trailing} or "\n" in lines:
         return None
+    try:
+        values = np.loadtxt(lines, delimiter=table.delimiter, usecols=table.columns, ndmin=2, comments=None)
+    except ValueError:
+        return None
+    return (list(range(row + 1, row + len(lines) + 1)), values) if len(values) == len(lines) else None
+
+
+def _careful(table: _Table, lines: list[str], row: int) -> tuple[list[int], Array]:
+    """Read line by line: an empty cell is a missing value, an empty line is none, anything else is said."""
+    rows = {row + k + 1: _row(table, line, row + k + 1) for k, line in enumerate(lines) if line.strip(" \r\n")}
+    return list(rows), np.array(list(rows.values()), dtype=float).reshape(-1, len(table.columns))
+
+
+def _row(table: _Table, line: str, number: int) -> list[float]:
     cells = [cell.strip().strip('"') for cell in line.rstrip("\r\n").split(table.delimiter)]
+    if len(cells) == table.width + 1 and not cells[-1]:
+        cells.pop()
+    if len(cells) != table.width:
+        lacks = [name for column, name in zip(table.columns, table.names, strict=True) if column >= len(cells)]
+        hint = f" (column {lacks[0]} is missing)" if lacks else ""
+        raise RecordingError(f"{table.path}: line {number}: {len(cells)} columns; expected {table.width}{hint}")
     values = []
     for column, name in zip(table.columns, table.names, strict=True):
-        if column >= len(cells):
-            raise RecordingError(
-                f"{table.path}: line {number}: {len(cells)} columns; expected {table.width} (column {name} is missing)"
-            )
         cell = cells[column]
         if cell and not _is_number(cell):
             raise RecordingError(f"{table.path}: line {number}, column {name}: {cell[:40]!r}; expected a number")

@@ -212,6 +212,7 @@ class PtyBoard:
         tty.setraw(self._slave)
         os.set_blocking(self._master, False)
         self.path = os.ttyname(self._slave)
+        self._unsent = b""
         self.error: Exception | None = None
         self.finished = False  # the whole stream has been sent
         self._stop = threading.Event()
@@ -259,12 +260,18 @@ class PtyBoard:
         return False
 
     def _send(self, data: bytes) -> None:
-        """Write a frame whole or, when nobody reads, not at all: a board drops frames, it does not cut them."""
-        sent = 0
-        while sent < len(data) and not self._stop.is_set():
+        """Write a frame; when nobody reads, drop it whole: what has begun to go out goes out first."""
+        self._flush()
+        if self._unsent:
+            return
+        self._unsent = data
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._unsent and not self._stop.is_set():
             try:
-                sent += os.write(self._master, data[sent:])
+                self._unsent = self._unsent[os.write(self._master, self._unsent) :]
             except BlockingIOError:
-                if not sent and not self._patient:
+                if not self._patient:
                     return
                 select.select([], [self._master], [], 0.05)

@@ -24,6 +24,7 @@ class Timeline:
         self._samples = 0
         self._last_s: float | None = None
         self._fresh = True
+        self._began = 0.0, 0
         self._rate_from: tuple[float, int] | None = None
         self.measured_hz: float | None = None
 
@@ -44,6 +45,11 @@ class Timeline:
         self.next += samples
         self.lost += samples
 
+    def discard(self, packet: Samples, now_s: float) -> None:
+        """Leave room for a packet whose samples cannot be used."""
+        if self.place(packet, now_s) is not None:
+            self.lost += len(packet.codes)
+
     def place(self, packet: Samples, now_s: float) -> int | None:
         """Return the index of the packet's first sample; None for a repeated packet."""
         gap = self._gap(packet, now_s)
@@ -54,7 +60,9 @@ class Timeline:
         start = self.next
         self.next += len(packet.codes)
         self._seq, self._device_us, self._samples = packet.seq, packet.device_us, len(packet.codes)
-        self._last_s, self._fresh = now_s, False
+        if self._fresh:
+            self._began, self._fresh = (now_s, start), False
+        self._last_s = now_s
         self._measure(now_s)
         return start
 
@@ -75,10 +83,10 @@ class Timeline:
             # The counter is exact until it wraps; the clock then tells how often it did.
             turns = round((by_clock - gap) / (_SEQ * self._samples))
             gap += turns * _SEQ * self._samples
-        if gap < 0 or gap > by_host + 2 * self.rate_hz:
-            # Nothing can have been lost faster than time passes: the board has started anew.
-            return by_host
-        return gap
+        since_s, first = self._began
+        possible = first + 1.05 * (now_s - since_s) * self.rate_hz + 2 * self.rate_hz
+        # Nothing can have been lost faster than time passes: else the board has started anew.
+        return gap if gap >= 0 and self.next + gap <= possible else by_host
 
     def _measure(self, now_s: float) -> None:
         """Compare the samples that should have come with the host's clock, over ten seconds at a time."""

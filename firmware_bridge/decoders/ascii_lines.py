@@ -8,6 +8,7 @@ A cut number is still a number, so only whole lines count and the first one is n
 """
 
 import re
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 from firmware_bridge.packets import BadFrame, Packet, Samples
 
 # Atomic groups: a line that does not fit must fail at once, not after every way to read the lines before it.
-_NUMBER = rb"(?>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
+_NUMBER = rb"(?>[-+]?(?:\d{1,24}(?:\.\d{0,24})?|\.\d{1,24})(?:[eE][-+]?\d{1,3})?)"
 _VALUE = rb"(?:" + _NUMBER + rb"|[-+]?(?:nan|NAN|NaN|inf|INF|Inf|ovf))"
-_SEPARATOR = rb"(?>[ \t]*[,;][ \t]*|[ \t]+)"
+_BLANKS = rb"[ \t]{0,8}"
+_SEPARATOR = rb"(?>" + _BLANKS + rb"[,;]" + _BLANKS + rb"|[ \t]{1,8})"
 _ANY_SEPARATOR, _STRICT_SEPARATOR = re.compile(_SEPARATOR), re.compile(rb"[,;\t]")
 _LABELLED = re.compile(rb"^(?:([^,;\t:\d][^,;\t:]*):[ \t]*)?(" + _VALUE + rb")$")
-_HAS_NUMBER = re.compile(rb"\d|nan|inf", re.IGNORECASE)
+_HAS_NUMBER = re.compile(rb"\d|nan|inf|ovf", re.IGNORECASE)
 _TIMES = frozenset({"t", "time", "ms", "us", "millis", "micros", "timestamp"})
-_LONGEST = 512
+_MOST_COLUMNS = 16
+_LONGEST = 2048  # longer than any line of so many columns
 _RELEARN = 5  # equal lines of another shape before that shape is believed
 
 
@@ -40,35 +43,33 @@ class AsciiDecoder:
     def feed(self, data: bytes) -> list[Packet]:
         """Take any number of bytes; return the packets that they complete."""
         whole, end, rest = (self._rest + data).rpartition(b"\n")
-        out: list[Packet] = []
-        if len(rest) > _LONGEST:
-            out.append(BadFrame("no end of line"))
-            rest, self._joined = b"", False
-        self._rest = rest
+        self._rest = rest[: _LONGEST + 1]  # enough to see that it is too long, however long it gets
         if not end:
-            return out
+            return []
         if not self._joined:
             _, _, whole = whole.partition(b"\n")
             self._joined = True
-        if whole:
-            out = self._take(whole) + out
-        return out
+        return self._take(whole) if whole else []
 
     def _take(self, lines: bytes) -> list[Packet]:
         if self._bulk and self._shape and self._bulk.fullmatch(lines):
+            self._other = None
             values = np.array(list(map(float, lines.translate(_TO_BLANKS).split())))
             return [Samples(_known(values.reshape(-1, len(self._shape))), labels=self._shape)]
+        found = [packet for line in lines.split(b"\n") if (packet := self._line(line)) is not None]
         out: list[Packet] = []
-        for line in lines.split(b"\n"):
-            packet = self._line(line.strip())
-            last = out[-1] if out else None
-            if isinstance(packet, Samples) and isinstance(last, Samples) and packet.labels == last.labels:
-                out[-1] = Samples(np.concatenate([last.codes, packet.codes]), labels=last.labels)
-            elif packet is not None:
-                out.append(packet)
+        for labels, packets in groupby(found, lambda packet: packet.labels if isinstance(packet, Samples) else None):
+            run = list(packets)
+            if labels is None:
+                out += run
+            else:
+                out.append(Samples(np.concatenate([p.codes for p in run if isinstance(p, Samples)]), labels=labels))
         return out
 
     def _line(self, line: bytes) -> Packet | None:
+        if len(line) > _LONGEST:
+            return BadFrame("too long for a line", samples=1 if self._shape else 0)
+        line = line.strip()
         if not line or line.startswith(b"#") or not _HAS_NUMBER.search(line):
             return None
         # Labels may hold blanks, so a blank separates only where nothing better does.
@@ -76,12 +77,16 @@ class AsciiDecoder:
         columns = [_LABELLED.match(part.strip()) for part in separator.split(line)]
         found = [column for column in columns if column]
         if len(found) < len(columns):
-            # A banner such as "MyoWare v2" is no reading at all; a broken reading is one lost sample.
-            return BadFrame("not a line of numbers", samples=1 if found and self._shape else 0)
+            # Before the first reading it is a banner such as "MyoWare v2", after it a broken reading.
+            return BadFrame("not a line of numbers", samples=1 if self._shape else 0)
         names = tuple((column[1] or b"").decode("ascii", "replace").strip() for column in found)
-        if names != self._shape and not self._learn(names):
+        if names == self._shape:
+            self._other = None
+        elif len(names) > _MOST_COLUMNS or not self._learn(names):
             return BadFrame("a line of another shape", samples=1)
         keep = [k for k, name in enumerate(names) if name.lower() not in _TIMES]
+        if not keep:
+            return None
         codes = np.array([[float(found[k][2].replace(b"ovf", b"inf")) for k in keep]])
         return Samples(_known(codes), labels=tuple(names[k] for k in keep))
 
@@ -92,7 +97,7 @@ class AsciiDecoder:
         if self._shape is not None and self._other_count < _RELEARN:
             return False
         self._shape, self._other = names, None
-        line = rb"[ \t]*" + _SEPARATOR.join([_NUMBER] * len(names)) + rb"[ \t]*\r?"
+        line = _BLANKS + _SEPARATOR.join([_NUMBER] * len(names)) + _BLANKS + rb"\r?"
         self._bulk = None if any(names) else re.compile(rb"(?:" + line + rb"\n)*+" + line)
         return True
 

@@ -42,15 +42,13 @@ class FramedDecoder:
             out += [] if isinstance(first, BadFrame) else [first]
             self._joined = True
         out += [_decode(frame) for frame in frames if frame]
-        if len(rest) > _LONGEST:
-            out.append(BadFrame("no end of frame"))
-            rest = b""
-            self._joined = False
-        self._rest = rest
+        self._rest = rest[: _LONGEST + 1]  # enough to see that it is too long, however long it gets
         return out
 
 
 def _decode(frame: bytes) -> Packet:
+    if len(frame) > _LONGEST:
+        return BadFrame("too long for a frame")
     payload = cobs_decode(frame)
     if payload is None or len(payload) < 4:
         return BadFrame("cut or damaged frame")
