@@ -281,6 +281,8 @@ class ShrugDetector:
             self._cut_off()
 
     def _wait(self, level: float) -> None:
+        if level < self._limits.off_uv:
+            self._dropped_at = None  # the drop went on to rest: an ordinary release
         if level < self._limits.on_uv:
             self._run.clear()
             return
