@@ -34,8 +34,8 @@ class Activity:
     pop_uv: float = 0.0
 
 
-REST = Activity("rest", 6, REST_UV)
-TYPING = Activity("typing", 6, 14, pulse_s=0.35)
+REST = Activity("rest", 4, REST_UV)
+TYPING = Activity("typing", 4, 14, pulse_s=0.35)
 BRIEF_SHRUGS = Activity("brief shrugs", 8, 60, pulse_s=1.2)
 SHRUG = Activity("sustained shrug", 15, 60)
 LOW_LEVEL = Activity("low-level tension", 12, 9)
@@ -43,7 +43,8 @@ MOVEMENT = Activity("movement", 4, 6, movement_uv=400)
 POP = Activity("electrode pop", 3, REST_UV, pop_uv=3000)
 
 # The first sustained shrug comes early enough for a demonstration, the next when its episode has ended.
-DAY = (REST, TYPING, SHRUG, REST, TYPING, BRIEF_SHRUGS, REST, LOW_LEVEL, MOVEMENT, TYPING, POP, REST, TYPING, LOW_LEVEL)
+_BETWEEN = (REST, TYPING, BRIEF_SHRUGS, REST, LOW_LEVEL, MOVEMENT, TYPING, POP, REST, TYPING, LOW_LEVEL, REST)
+DAY = (REST, TYPING, SHRUG, *_BETWEEN, TYPING, REST)
 
 
 class Wearer:
