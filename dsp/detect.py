@@ -405,7 +405,7 @@ class ShrugDetector:
     def _close_event(self, event: _Event) -> None:
         if event.started:
             self._emit("ended", event, self._end_s(event))
-        self._event = None
+        self._event = self._dropped_at = None
 
     def _emit(
         self,

@@ -159,12 +159,13 @@ def _opensignals(path: Path, options: ReadOptions) -> Recording:
         rate_hz = float(device["sampling rate"])
         sensors = [str(sensor) for sensor in device["sensor"]]
         bits = [int(bits) for bits in device["resolution"]]
+        labels = [str(label) for label in device.get("label", ())]
         kind = str(device.get("device", ""))
     except (ValueError, KeyError, StopIteration, AttributeError, TypeError) as error:
         raise RecordingError(f"{path}: the OpenSignals header is damaged ({error!r})") from None
     if len(devices) > 1:
         raise RecordingError(f"{path}: {len(devices)} devices in one file; expected one")
-    analog = [k for k, name in enumerate(header) if re.fullmatch(r"(CH|A)\d+", name)]
+    analog = [k for k, name in enumerate(header) if name in labels or re.fullmatch(r"(CH|A)\d+", name)]
     emg = [k for k, sensor in zip(analog, sensors, strict=False) if "EMG" in sensor.upper()]
     chosen = _choose(path, options.channels, header, emg or analog)
     # The header gives a resolution for every column or for the analogue ones only.

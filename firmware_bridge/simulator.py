@@ -255,7 +255,7 @@ class PtyBoard:
         heard = b""
         while not self._stop.is_set():
             if select.select([self._master], [], [], 0.02)[0]:
-                heard += os.read(self._master, 256)
+                heard = heard[-64:] + os.read(self._master, 256)
                 if self._start in heard:
                     return True
         return False

@@ -5,6 +5,8 @@ from firmware_bridge.packets import Samples
 _SEQ = 2**16
 _CLOCK = 2**32
 _RATE_WINDOW_S = 10.0
+_SLACK_S = 2.0
+_MOST_STALLED_S = 120.0
 
 
 class Timeline:
@@ -24,7 +26,7 @@ class Timeline:
         self._samples = 0
         self._last_s: float | None = None
         self._fresh = True
-        self._began = 0.0, 0
+        self._spare = 0.0  # samples for which time has passed and nothing has come: a reader may have stalled
         self._rate_from: tuple[float, int] | None = None
         self.measured_hz: float | None = None
 
@@ -60,9 +62,10 @@ class Timeline:
         start = self.next
         self.next += len(packet.codes)
         self._seq, self._device_us, self._samples = packet.seq, packet.device_us, len(packet.codes)
-        if self._fresh:
-            self._began, self._fresh = (now_s, start), False
-        self._last_s = now_s
+        passed = 0.0 if self._fresh or self._last_s is None else (now_s - self._last_s) * self.rate_hz
+        spare = self._spare + passed - len(packet.codes) - gap
+        self._spare = min(max(0.0, spare), _MOST_STALLED_S * self.rate_hz)
+        self._last_s, self._fresh = now_s, False
         self._measure(now_s)
         return start
 
@@ -83,10 +86,8 @@ class Timeline:
             # The counter is exact until it wraps; the clock then tells how often it did.
             turns = round((by_clock - gap) / (_SEQ * self._samples))
             gap += turns * _SEQ * self._samples
-        since_s, first = self._began
-        possible = first + 1.05 * (now_s - since_s) * self.rate_hz + 2 * self.rate_hz
         # Nothing can have been lost faster than time passes: else the board has started anew.
-        return gap if gap >= 0 and self.next + gap <= possible else by_host
+        return gap if 0 <= gap <= self._spare + (silent_s + _SLACK_S) * self.rate_hz else by_host
 
     def _measure(self, now_s: float) -> None:
         """Compare the samples that should have come with the host's clock, over ten seconds at a time."""

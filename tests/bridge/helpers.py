@@ -1,0 +1,149 @@
+"""What several of these tests need: ways to cut a stream, to compare packets, and a cable to a board."""
+
+import contextlib
+import itertools
+import os
+import pickle
+import time
+import tty
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from firmware_bridge.blocks import SampleBlock
+from firmware_bridge.decoders.framed import encode_data, encode_info
+from firmware_bridge.packets import Info, Packet, Samples
+from firmware_bridge.port import Port
+
+Array = NDArray[np.float64]
+
+INFO = Info(2, 1000.0, 16, 3300, 1000.0, "raw", boot_id=7, overruns=0, dropped=0)
+
+# The same examples in every run: a checksum of 16 bits lets one damaged frame in 65536 pass.
+steady = settings(derandomize=True, deadline=None, max_examples=150)
+
+cuts = st.lists(st.integers(0, 2000), max_size=12)
+
+
+class Decoder(Protocol):
+    def feed(self, data: bytes) -> list[Packet]: ...
+
+
+def pieces_of(data: bytes, at: Iterable[int]) -> list[bytes]:
+    """Cut data at these places, wherever they fall; some pieces may be empty."""
+    edges = [0, *sorted(min(a, len(data)) for a in at), len(data)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def bytes_of(data: bytes) -> list[bytes]:
+    """Cut data into single bytes."""
+    return [data[k : k + 1] for k in range(len(data))]
+
+
+def fed(decoder: Decoder, pieces: Iterable[bytes]) -> list[Packet]:
+    return [packet for piece in pieces for packet in decoder.feed(piece)]
+
+
+def samples_in(packets: Iterable[Packet]) -> list[Samples]:
+    return [packet for packet in packets if isinstance(packet, Samples)]
+
+
+def in_full(packets: Iterable[Packet]) -> list[object]:
+    """Say everything about packets in values that compare; NaN equals NaN, and -0 is not 0."""
+    return [
+        (p.seq, p.device_us, p.labels, p.codes.shape, p.codes.tobytes()) if isinstance(p, Samples) else p
+        for p in packets
+    ]
+
+
+def line_by_line(packets: Iterable[Packet]) -> list[object]:
+    """Say everything about packets, however many samples each of them holds."""
+    return in_full(
+        one
+        for packet in packets
+        for one in (
+            [replace(packet, codes=packet.codes[k : k + 1]) for k in range(len(packet.codes))]
+            if isinstance(packet, Samples)
+            else [packet]
+        )
+    )
+
+
+def memory_of(decoder: object) -> int:
+    """Return how many bytes everything that a decoder remembers takes."""
+    return len(pickle.dumps(decoder))
+
+
+def codes_of(frames: int, samples: int = 8, channels: int = 2, seed: int = 0) -> list[NDArray[np.int16]]:
+    """Return random codes, the smallest, the largest and zero among them."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-(2**15), 2**15, (frames, samples, channels), dtype=np.int16)
+    codes[rng.random(codes.shape) < 0.2] = 0
+    return list(codes)
+
+
+def framed(frames: int, *, first_seq: int = 0, info: Info | None = INFO, seed: int = 0) -> list[bytes]:
+    """Return what a board sends: its description if it has one, then frames of 8 samples of 2 channels at 1 kHz."""
+    data = [
+        encode_data(codes, first_seq + k, (first_seq + k) * 8000) for k, codes in enumerate(codes_of(frames, seed=seed))
+    ]
+    return [encode_info(info, 8), *data] if info else data
+
+
+def joined(blocks: Sequence[SampleBlock]) -> Array:
+    """Lay blocks out in time, NaN where there are none; blocks never overlap."""
+    if not blocks:
+        return np.empty((0, 0))
+    out = np.full((blocks[-1].end, blocks[-1].values.shape[1]), np.nan)
+    end = 0
+    for block in blocks:
+        assert block.start >= end
+        out[block.start : block.end] = block.values
+        end = block.end
+    return out
+
+
+def read_until(port: Port, enough: Callable[[bytes], bool], seconds: float = 5.0) -> bytes:
+    """Read until there is enough; fail when it does not come."""
+    data = b""
+    until = time.monotonic() + seconds
+    while not enough(data):
+        assert time.monotonic() < until, f"{port.problem=}, {len(data)} bytes came: {data[:80]!r}"
+        data += port.read()
+    return data
+
+
+class Cable:
+    """A pseudo-terminal whose other end the test holds; it takes 4000 bytes that nobody reads for sure."""
+
+    def __init__(self) -> None:
+        self._master, self._slave = os.openpty()
+        tty.setraw(self._slave)
+        self.path = os.ttyname(self._slave)
+
+    def send(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._master, data) :]
+
+    def received(self, n: int) -> bytes:
+        return os.read(self._master, n)
+
+    def unplug(self) -> None:
+        for fd in (self._master, self._slave):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._master = self._slave = -1
+
+
+@contextlib.contextmanager
+def cable() -> Iterator[Cable]:
+    made = Cable()
+    try:
+        yield made
+    finally:
+        made.unplug()
