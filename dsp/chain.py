@@ -64,6 +64,7 @@ class Chain:
         self.frame_s = frame / signal.rate_hz
         missing = settings.level.max_missing_pct / 100
         hops = max(1, round(settings.level.window_s / self.hop_s))
+        self._window_s = hops * self.hop_s
         self._band = BandPass(settings.filter, signal.rate_hz, channels)
         self._control = RmsFrames(self.hop, hops, channels, missing)
         self._exposure = RmsFrames(frame, 1, channels, missing)
@@ -83,7 +84,7 @@ class Chain:
         """Look for shrugs from here on, by these levels; what was under way is forgotten."""
         self.thresholds = [thresholds(calibration, c, self.settings.shrug) for c in range(len(self.signal.channels))]
         self._detectors = [
-            ShrugDetector(c, limits, self.settings.shrug, self.hop_s, self._hops)
+            ShrugDetector(c, limits, self.settings.shrug, self.hop_s, self._hops, window_s=self._window_s)
             for c, limits in enumerate(self.thresholds)
         ]
 

@@ -13,9 +13,9 @@ from dsp.reference import Calibration
 Array = NDArray[np.float64]
 Phase = Literal["started", "held", "relaxed", "resumed", "ended"]
 
-# A 250 ms RMS window crosses the on-threshold some 50 ms after the muscle does, and the off-threshold 250 ms after.
-_ON_DELAY_S = 0.05
-_OFF_DELAY_S = 0.25
+# An RMS window crosses the on-threshold a fifth of its length after the muscle does, and the off-threshold all of it.
+_ON_DELAY = 0.2
+_OFF_DELAY = 1.0
 _ROUNDING_S = 1e-6  # times are sums of floats; a limit is met although the last bit is missing
 
 
@@ -187,12 +187,21 @@ class ShrugDetector:
     """
 
     def __init__(
-        self, channel: int, limits: Thresholds, settings: ShrugSettings, hop_s: float, first_hop: int = 0
+        self,
+        channel: int,
+        limits: Thresholds,
+        settings: ShrugSettings,
+        hop_s: float,
+        first_hop: int = 0,
+        *,
+        window_s: float = 0.25,
     ) -> None:
         self._channel = channel
         self._limits = limits
         self._settings = settings
         self._hop_s = hop_s
+        self._on_delay_s = _ON_DELAY * window_s
+        self._off_delay_s = _OFF_DELAY * window_s
         self._n_on = max(1, round(settings.debounce_on_s / hop_s))
         self._n_off = max(1, round(settings.debounce_off_s / hop_s))
         self._n_drop = max(1, round(settings.drop_s / hop_s))
@@ -253,10 +262,10 @@ class ShrugDetector:
         return (hop + 1) * self._hop_s
 
     def _end_s(self, event: _Event) -> float:
-        return self._time(event.stop) - _OFF_DELAY_S
+        return self._time(event.stop) - self._off_delay_s
 
     def _length_s(self, piece: _Piece) -> float:
-        return (piece.stop - piece.start) * self._hop_s - _OFF_DELAY_S + _ON_DELAY_S
+        return (piece.stop - piece.start) * self._hop_s - self._off_delay_s + self._on_delay_s
 
     def _step(self, level: float | None) -> None:
         if level is None:
@@ -287,11 +296,9 @@ class ShrugDetector:
             self._run.clear()
             return
         start = self._hop - len(self._run)
-        if self._dropped_at is not None and (start - self._dropped_at > self._n_merge or self._rises(level)):
-            if self._rises(level):
-                self._run.clear()
-                start = self._hop
-            self._dropped_at = None
+        if self._dropped_at is not None and self._rises(level):
+            self._run.clear()
+            start, self._dropped_at = self._hop, None
         self._run.append(level)
         if len(self._run) >= self._n_on:
             self._begin(start, self._run, after_drop=self._dropped_at is not None)
@@ -310,7 +317,7 @@ class ShrugDetector:
             self._close_event(self._event)
         self._joined = self._event is None
         if self._event is None:
-            self._event = _Event(max(0.0, self._time(start) - _ON_DELAY_S), start)
+            self._event = _Event(max(0.0, self._time(start) - self._on_delay_s), start)
 
     def _may_join(self, event: _Event, piece: _Piece) -> bool:
         long_enough = event.last_piece_s >= self._settings.merge_piece_s
@@ -343,7 +350,7 @@ class ShrugDetector:
         if event is None or not self._joined:
             if event is not None:
                 self._close_event(event)
-            event = self._event = _Event(self._time(piece.start) - _ON_DELAY_S, piece.stop)
+            event = self._event = _Event(self._time(piece.start) - self._on_delay_s, piece.stop)
         event.stop = piece.stop
         event.tally.add(piece.tally)
         event.last_piece_s = self._length_s(piece) + (event.last_piece_s if piece.after_drop else 0.0)

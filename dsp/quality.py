@@ -132,7 +132,7 @@ class QualityMeter:
 
 def _grade(count: Counts, limits: tuple[float, float]) -> Counts:
     warn, bad = limits
-    return (count >= max(warn, 1)).astype(np.int64) + (count >= max(bad, 1))
+    return (count >= max(warn - 1e-6, 1)).astype(np.int64) + (count >= max(bad - 1e-6, 1))
 
 
 def _quality(channel: int, at_s: float, code: int) -> Quality:

@@ -76,19 +76,21 @@ def _start(program: str, port: int) -> Broker:
     command = [program, "-c", str(config)]
     if dies_with_parent := shutil.which("setpriv"):
         command = [dies_with_parent, "--pdeathsig", "TERM", *command]
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for us; the broker has to carry our goodbye
-    )
+    said = Path(folder, "stderr.txt")
+    with said.open("wb") as stderr:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,  # Ctrl-C is for us; the broker has to carry our goodbye
+        )
     broker = Broker(_LOOPBACK, port, child, folder)
     until = time.monotonic() + _START_S
     while child.poll() is None and time.monotonic() < until:
         if answers(_LOOPBACK, port):
             return broker
         time.sleep(0.02)
+    lines = said.read_text(errors="replace").strip().splitlines()
     broker.close()
-    said = child.stderr.read().decode(errors="replace").strip().splitlines() if child.stderr else []
-    raise BrokerError(f"Mosquitto did not start on port {port}: {said[-1] if said else 'it said nothing'}")
+    raise BrokerError(f"Mosquitto did not start on port {port}: {lines[-1] if lines else 'it said nothing'}")

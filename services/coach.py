@@ -17,6 +17,8 @@ class _Held:
     due_s: float
     on: bool = True
     cued: bool = False
+    escalates: bool = False  # it was cued last, and a stronger cue may follow
+    late: bool = False  # the level was down for a moment when the cue fell due
     waited_for: str | None = None
 
 
@@ -36,6 +38,12 @@ class Coach:
         self._given: deque[float] = deque(maxlen=max(settings.per_day, settings.per_hour, 1))
         self._escalate_s: float | None = None
         self._board_ok = True
+
+    def new_signal(self) -> None:
+        """Forget what is known of the channels; the caps and the last cue stay."""
+        self._held.clear()
+        self._bad.clear()
+        self._escalate_s = None
 
     def board(self, *, ok: bool) -> None:
         """Note whether the board delivers; without it no shrug is known to go on."""
@@ -68,8 +76,12 @@ class Coach:
         """Let time pass to `at_s`; `on` says per channel whether its level is up now."""
         cues: list[Cue] = []
         for channel, held in sorted(self._held.items()):
-            if held.on and not held.cued and held.due_s <= at_s and on[channel]:
-                cues += self._due(channel, held)
+            if not held.on or held.cued or held.due_s > at_s:
+                continue
+            if on[channel]:
+                cues += self._due(channel, held, at_s if held.late else held.due_s)
+            else:
+                held.late = True
         if self._escalate_s is not None and at_s >= self._escalate_s:
             cues += self._escalate(on)
         return cues
@@ -78,7 +90,7 @@ class Coach:
         was_on, held.on = held.on, False
         if shrug.phase == "ended":
             del self._held[channel]
-        if not any(h.on and h.cued for h in self._held.values()):
+        if not any(h.on and h.escalates for h in self._held.values()):
             self._escalate_s = None
         if not was_on or held.cued or shrug.truncated:
             return []
@@ -86,24 +98,24 @@ class Coach:
             return [Cue(shrug.at_s, "suppressed", channel, held.start_s, reason=held.waited_for)]
         return [Cue(shrug.at_s, "self_corrected", channel, held.start_s)]
 
-    def _due(self, channel: int, held: _Held) -> list[Cue]:
-        at_s = held.due_s
+    def _due(self, channel: int, held: _Held, at_s: float) -> list[Cue]:
         last = self._given[-1] if self._given else None
         if last is not None and at_s < last + self._settings.refractory_s:
-            held.due_s, held.waited_for = last + self._settings.refractory_s, "refractory"
+            held.due_s, held.waited_for, held.late = last + self._settings.refractory_s, "refractory", False
             return []
         reason = self._hindrance(at_s, channel)
         if reason:
             held.cued = True
             return [Cue(at_s, "suppressed", channel, held.start_s, reason=reason)]
         for other in self._held.values():
+            other.escalates = other.on and not other.cued
             other.cued = other.cued or other.on
         self._escalate_s = at_s + self._settings.escalate_s
         return [self._give(at_s, channel, held, "cue")]
 
     def _escalate(self, on: tuple[bool, ...]) -> list[Cue]:
         at_s, self._escalate_s = self._escalate_s, None
-        still = [c for c, held in sorted(self._held.items()) if held.on and held.cued and on[c]]
+        still = [c for c, held in sorted(self._held.items()) if held.on and held.escalates and on[c]]
         if at_s is None or not still or self._hindrance(at_s, still[0]):
             return []
         return [self._give(at_s, still[0], self._held[still[0]], "escalation")]

@@ -65,7 +65,10 @@ class MqttSink:
         client.on_disconnect = self._on_disconnect
         client.on_connect_fail = self._on_connect_fail
         if settings.tls == "on" or (settings.tls == "auto" and broker.host not in _LOCAL):
-            client.tls_set(ca_certs=settings.ca_file or None)
+            try:
+                client.tls_set(ca_certs=settings.ca_file or None)
+            except OSError as error:  # ssl.SSLError is one too
+                raise SettingsError(f"mqtt.ca_file: {settings.ca_file}: {error.strerror or error}") from None
         if settings.username:
             client.username_pw_set(settings.username, _password(settings.password_file))
         return client

@@ -42,6 +42,7 @@ class Pipeline:
         self._coach = Coach(settings.cue, settings.shrug.held_s)
         self._session: _Session | None = None
         self._problem: str | None = "not connected yet"
+        self._worn_s = 0.0
 
     def process(self, block: SampleBlock) -> Iterator[Message]:
         """Take the next block and yield what became known, in order of time.
@@ -52,7 +53,8 @@ class Pipeline:
         if session is None or session.signal != block.signal:
             yield from self.finish()
             given = self._calibration or from_settings(self._settings.calibration, block.signal)
-            session = _Session(self._settings, block, self._coach, feels_motor=self._feels_motor)
+            self._coach.new_signal()
+            session = _Session(self._settings, block, self._coach, self._worn_s, feels_motor=self._feels_motor)
             self._session = session
             yield from session.begin(given, self._problem)
         yield from session.process(block)
@@ -69,6 +71,7 @@ class Pipeline:
 
     def new_day(self) -> None:
         """Count wear time from here: it is midnight."""
+        self._worn_s = 0.0
         if self._session is not None:
             self._session.worn_s = 0.0
 
@@ -76,15 +79,18 @@ class Pipeline:
         """End what is still on, because nothing more will come."""
         if self._session is not None:
             yield from self._session.finish()
+            self._worn_s = self._session.worn_s
             self._session = None
 
 
 class _Session:
     """The pipeline for as long as one signal lasts."""
 
-    def __init__(self, settings: Settings, first: SampleBlock, coach: Coach, *, feels_motor: bool) -> None:
+    def __init__(
+        self, settings: Settings, first: SampleBlock, coach: Coach, worn_s: float, *, feels_motor: bool
+    ) -> None:
         self.signal = first.signal
-        self.worn_s = 0.0
+        self.worn_s = worn_s
         self._settings = settings
         self._coach = coach
         self._feels_motor = feels_motor

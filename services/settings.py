@@ -157,7 +157,7 @@ def load_settings(path: Path) -> Settings:
         raise SettingsError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOML's own errors, and whole numbers of thousands of digits
         raise SettingsError(f"{path}: not TOML: {error}") from None
     try:
         settings: Settings = _read(Settings, table, "")
@@ -200,7 +200,7 @@ def _value(at: str, value: Any, kind: Any, of: Field[Any]) -> Any:
         items = value if isinstance(value, list) else [value]
         return tuple(_value(at, item, inner, of) for item in items)
     unit, low, high, choices = (of.metadata.get(k) for k in ("unit", "low", "high", "choices"))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text in quotes"}
@@ -263,4 +263,4 @@ def _toml(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.10g}"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)[:40]
