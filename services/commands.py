@@ -218,10 +218,13 @@ def analyze(options: argparse.Namespace) -> int:
             failed = True
     if results:
         text = {"json": _as_json, "csv": _as_csv, "table": _as_table}[options.format](results)
-        if options.out:
-            options.out.write_text(text, encoding="utf-8")
-        else:
+        if options.out is None:
             sys.stdout.write(text)
+        else:
+            try:
+                options.out.write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise RecordingError(f"{options.out}: {error.strerror}") from None
     return int(failed)
 
 

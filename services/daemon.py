@@ -83,7 +83,7 @@ class Service:
         self._board_clock = BoardClock()
         self._on_board = on_board
         self._connections = 0
-        self._problem: str | None = ""  # nothing has been said yet
+        self._problem: str | None = "not connected yet"
         self._today = date.today()
 
     def stamp(self, board_s: float) -> Stamp:

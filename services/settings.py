@@ -220,6 +220,8 @@ def _check(settings: Settings) -> None:
     wearer = settings.wearer.id
     if not 1 <= len(wearer) <= 32 or not set(wearer) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-"):
         raise SettingsError(f"wearer.id: expected 1 to 32 of a-z, 0-9, _ and -, got {wearer!r}")
+    if not settings.mqtt.broker:
+        raise SettingsError("mqtt.broker: expected a host name or auto, got ''")
     if settings.shrug.merge_piece_s > settings.shrug.min_s:
         raise SettingsError("shrug.merge_piece_s: expected no more than shrug.min_s")
     if settings.shrug.held_s < settings.shrug.min_s:

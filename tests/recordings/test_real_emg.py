@@ -3,6 +3,7 @@
 import csv
 from collections import defaultdict
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_a_clipped_recording_says_so_and_covers_all_its_time(plux_samples: Path,
     assert any(i["state"] == "bad" and i["reasons"] == ["saturation"] for i in intervals)
     assert intervals[0]["start_s"] == 0
     assert intervals[-1]["end_s"] == result["recording"]["duration_s"]
-    assert all(a["end_s"] == b["start_s"] for a, b in zip(intervals, intervals[1:], strict=False))
+    assert all(a["end_s"] == b["start_s"] for a, b in pairwise(intervals))
 
 
 MYO = ReadOptions(rate_hz=200, units="counts", uv_per_count=1.0)

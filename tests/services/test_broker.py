@@ -1,0 +1,101 @@
+"""The broker: one that is there, else one of our own that never outlives us."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from services.broker import BrokerError, answers, find_broker
+from services.settings import MqttSettings
+from tests.services.conftest import LOOPBACK, eventually, free_port, listening
+
+HAVE_A_BROKER = """
+import signal, sys
+from services.broker import find_broker
+from services.settings import MqttSettings
+broker = find_broker(MqttSettings(port=int(sys.argv[1])))
+print(broker.is_child, flush=True)
+signal.pause()
+"""
+
+
+def brokers_of(port: int) -> list[str]:
+    """Return the command lines of the brokers that serve this port with a configuration of their own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            if "-c" in words and f"listener {port} " in Path(words[words.index("-c") + 1]).read_text():
+                found.append(" ".join(words))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
+def test_a_broker_that_the_settings_name_is_taken_as_it_is() -> None:
+    broker = find_broker(MqttSettings(broker="broker.example", port=8883))
+    assert (broker.host, broker.port, broker.is_child) == ("broker.example", 8883, False)
+    broker.close()
+
+
+def test_without_a_broker_mosquitto_is_started_and_ended_with_us() -> None:
+    port = free_port()
+    broker = find_broker(MqttSettings(port=port))
+    assert (broker.host, broker.port, broker.is_child) == (LOOPBACK, port, True)
+    assert answers(LOOPBACK, port)
+    assert len(brokers_of(port)) == 1
+    broker.close()
+    assert not answers(LOOPBACK, port)
+    assert brokers_of(port) == []
+    broker.close()
+
+
+def test_a_broker_that_runs_is_used_and_left_running() -> None:
+    port = free_port()
+    first = find_broker(MqttSettings(port=port))
+    second = find_broker(MqttSettings(port=port))
+    assert (second.host, second.port, second.is_child) == (LOOPBACK, port, False)
+    second.close()
+    with listening(port, "unshrug/any"):
+        pass
+    first.close()
+
+
+def test_our_broker_listens_to_this_machine_only() -> None:
+    broker = find_broker(MqttSettings(port=free_port()))
+    listeners = [
+        line.split()[1]
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in Path(table).read_text().splitlines()[1:]
+        if line.split()[1].endswith(f":{broker.port:04X}") and line.split()[3] == "0A"
+    ]
+    broker.close()
+    assert listeners == [f"0100007F:{broker.port:04X}"]
+
+
+def test_a_port_that_cannot_be_had_is_an_error_that_names_it() -> None:
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(BrokerError, match=f"Mosquitto did not start on port {port}: .*[Aa]ddress"):
+            find_broker(MqttSettings(port=port))
+
+
+def test_our_broker_dies_with_us_even_when_we_are_killed() -> None:
+    port = free_port()
+    parent = subprocess.Popen([sys.executable, "-c", HAVE_A_BROKER, str(port)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent, parent.stdout as said:
+        watchdog = threading.Timer(20, parent.kill)
+        watchdog.start()
+        assert said.readline() == "True\n"
+        assert answers(LOOPBACK, port)
+        os.kill(parent.pid, signal.SIGKILL)
+        watchdog.cancel()
+    eventually(lambda: not answers(LOOPBACK, port))
+    eventually(lambda: brokers_of(port) == [])

@@ -1,0 +1,206 @@
+"""The motor on mock pins: what it plays, and that it stops."""
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from gpiozero import PWMOutputDevice
+from gpiozero.pins.mock import MockFactory
+
+from services.haptics import Haptics
+from services.messages import Cue, Outcome, Pattern
+from services.settings import MotorSettings
+from tests.services.conftest import eventually
+
+VIBRATION = MotorSettings()
+BUZZER = replace(VIBRATION, kind="buzzer", pin=23)
+LATE_S = 0.1  # how late a busy machine may wake a thread
+
+
+def cue(pattern: Pattern = "cue", outcome: Outcome = "given") -> Cue:
+    return Cue(10.0, outcome, 0, 0.0, pattern if outcome == "given" else None)
+
+
+class Felt:
+    """What the motor did and when."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[float, float]] = []
+        self._started = threading.Event()
+
+    def __call__(self, drive: float) -> None:
+        self.changes.append((time.monotonic(), drive))
+        if drive:
+            self._started.set()
+
+    def wait_until_on(self) -> None:
+        """Wait for the motor to start from here on."""
+        assert self.starts_within(2)
+
+    def starts_within(self, seconds: float) -> bool:
+        """Say whether the motor starts within this time."""
+        started = self._started.wait(seconds)
+        self._started.clear()
+        return started
+
+    @property
+    def drives(self) -> list[float]:
+        return [drive for _, drive in self.changes]
+
+    @property
+    def lengths_s(self) -> list[float]:
+        return [b - a for (a, _), (b, _) in itertools.pairwise(self.changes)]
+
+
+@contextlib.contextmanager
+def motor(settings: MotorSettings, felt: Felt, *, simulated: bool = False) -> Iterator[Haptics]:
+    haptics = Haptics(settings, simulated=simulated, on_change=felt)
+    try:
+        yield haptics
+    finally:
+        haptics.close()
+
+
+@contextlib.contextmanager
+def vouched_for(haptics: Haptics) -> Iterator[None]:
+    """Say all the time that samples keep coming, as the loop does."""
+    stop = threading.Event()
+
+    def vouch() -> None:
+        while not stop.wait(0.01):
+            haptics.alive()
+
+    thread = threading.Thread(target=vouch)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def played(settings: MotorSettings, pattern: Pattern, pulses: int) -> Felt:
+    felt = Felt()
+    with motor(settings, felt) as haptics, vouched_for(haptics):
+        haptics.accept(cue(pattern))
+        eventually(lambda: len(felt.changes) >= 2 * pulses)
+    return felt
+
+
+@pytest.mark.parametrize(
+    ("settings", "drive"), [(VIBRATION, 0.6), (BUZZER, 1.0), (replace(VIBRATION, drive_pct=5), 0.05)]
+)
+@pytest.mark.parametrize(
+    ("pattern", "lengths_s"),
+    [("cue", [0.150, 0.150, 0.150]), ("escalation", [0.200, 0.150, 0.200, 0.150, 0.200])],
+)
+def test_a_pattern_is_played_as_promised(
+    pins: MockFactory, settings: MotorSettings, drive: float, pattern: Pattern, lengths_s: list[float]
+) -> None:
+    pulses = (len(lengths_s) + 1) // 2
+    felt = played(settings, pattern, pulses)
+    assert felt.drives == [drive, 0.0] * pulses
+    for length_s, wanted_s in zip(felt.lengths_s, lengths_s, strict=True):
+        assert wanted_s - 0.01 <= length_s <= wanted_s + LATE_S
+    assert [state.state for state in pins.pin(settings.pin).states if state.state] == [drive] * pulses
+
+
+def test_the_pin_is_driven_by_pwm_for_a_motor_and_just_switched_for_a_buzzer(pins: MockFactory) -> None:
+    with motor(replace(VIBRATION, pwm_hz=250), Felt()), motor(BUZZER, Felt()):
+        assert pins.pin(VIBRATION.pin).frequency == 250
+        assert pins.pin(BUZZER.pin).frequency is None
+        assert [pins.pin(m.pin).function for m in (VIBRATION, BUZZER)] == ["output", "output"]
+
+
+@pytest.mark.parametrize("outcome", ["suppressed", "self_corrected"])
+def test_a_cue_that_is_not_given_moves_nothing(pins: MockFactory, outcome: Outcome) -> None:
+    felt = Felt()
+    with motor(VIBRATION, felt) as haptics, vouched_for(haptics):
+        haptics.accept(cue(outcome=outcome))
+        haptics.accept(cue())
+        felt.wait_until_on()
+        eventually(lambda: len(felt.changes) == 4)
+    assert len(felt.changes) == 4
+
+
+def test_off_stops_the_motor_at_once_and_for_good(pins: MockFactory) -> None:
+    felt = Felt()
+    with motor(VIBRATION, felt) as haptics, vouched_for(haptics):
+        haptics.accept(cue("escalation"))
+        felt.wait_until_on()
+        asked_s = time.monotonic()
+        haptics.off()
+        assert pins.pin(VIBRATION.pin).state == 0
+        assert time.monotonic() - asked_s < 0.05
+        assert not felt.starts_within(0.6), "the pattern's other pulses must not come"
+    assert felt.drives == [0.6, 0.0]
+    assert felt.changes[1][0] - asked_s < 0.05
+
+
+def test_after_off_the_next_cue_is_played_in_full(pins: MockFactory) -> None:
+    felt = Felt()
+    with motor(VIBRATION, felt) as haptics, vouched_for(haptics):
+        haptics.accept(cue())
+        felt.wait_until_on()
+        haptics.off()
+        eventually(lambda: len(felt.changes) == 2)
+        haptics.accept(cue())
+        eventually(lambda: len(felt.changes) == 6)
+    assert felt.drives == [0.6, 0.0] * 3
+    assert all(0.14 <= length_s <= 0.15 + LATE_S for length_s in felt.lengths_s[2::2])
+
+
+def test_the_motor_stops_by_itself_when_nobody_vouches_for_the_data(pins: MockFactory) -> None:
+    felt = Felt()
+    with motor(VIBRATION, felt) as haptics:
+        with vouched_for(haptics):
+            haptics.accept(cue("escalation"))
+            felt.wait_until_on()
+        silent_s = time.monotonic()
+        eventually(lambda: len(felt.changes) == 2, 1.0)
+        assert felt.changes[1][0] - silent_s < 0.2
+        assert pins.pin(VIBRATION.pin).state == 0
+        assert not felt.starts_within(0.6), "the pattern's other pulses must not come"
+
+
+def test_a_cue_alone_vouches_for_no_more_than_its_first_moment(pins: MockFactory) -> None:
+    felt = Felt()
+    with motor(VIBRATION, felt) as haptics:
+        haptics.accept(cue("escalation"))
+        felt.wait_until_on()
+        eventually(lambda: len(felt.changes) == 2, 1.0)
+        assert felt.lengths_s[0] < 0.2
+
+
+def test_close_leaves_the_pin_at_nought_and_gives_it_back(pins: MockFactory) -> None:
+    felt = Felt()
+    with motor(VIBRATION, felt) as haptics, vouched_for(haptics):
+        haptics.accept(cue("escalation"))
+        felt.wait_until_on()
+        asked_s = time.monotonic()
+        haptics.close()
+        assert felt.changes[-1][1] == 0.0
+        assert felt.changes[-1][0] - asked_s < 0.05
+        assert pins.pin(VIBRATION.pin).state == 0
+        assert pins.pin(VIBRATION.pin).function == "input"
+        haptics.accept(cue())
+        haptics.off()
+        haptics.close()
+    assert felt.drives == [0.6, 0.0]
+    PWMOutputDevice(VIBRATION.pin).close()  # nobody holds the pin any more
+
+
+def test_a_simulated_motor_says_so_and_leaves_the_pins_alone(pins: MockFactory) -> None:
+    felt = Felt()
+    with motor(VIBRATION, felt, simulated=True) as haptics, vouched_for(haptics):
+        assert haptics.simulated
+        assert haptics.name == "PWMOutputDevice on GPIO18, MockFactory"
+        haptics.accept(cue())
+        felt.wait_until_on()
+        PWMOutputDevice(VIBRATION.pin).close()
+    with motor(BUZZER, felt, simulated=True) as haptics:
+        assert haptics.name == "Buzzer on GPIO23, MockFactory"

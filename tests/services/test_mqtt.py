@@ -1,0 +1,378 @@
+"""What another client of a real broker gets."""
+
+import contextlib
+import itertools
+import logging
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsp.chain import Levels
+from dsp.quality import Quality
+from services.broker import Broker, answers, find_broker, mosquitto
+from services.contract import SCHEMAS, Contract, Publication, Stamp
+from services.messages import About, ChannelState, ChannelTension, Cue, Episode, Message, Tension, WearerState
+from services.mqtt import MqttSink
+from services.settings import MqttSettings, Settings, SettingsError
+from tests.services.conftest import LOOPBACK, Listener, eventually, free_port, listening, shrug
+
+WALL_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+ID = "019b76da-0000-7000-8000-000000000000"
+
+TENSION = Tension(
+    12.25,
+    (ChannelTension("left", 42.123456, 50.5, 30.0), ChannelTension("right", None, None, None)),
+    "warn",
+    cues_enabled=True,
+)
+STATE = WearerState(
+    3.0,
+    (ChannelState("left", True, "ok", ()), ChannelState("right", False, "bad", ("flat",))),
+    board_up=True,
+    board_problem=None,
+    episode_id=ID,
+    cues_enabled=True,
+    wear_time_s=3600.04,
+)
+STARTED = Episode(
+    "started", ID, 0, 7.0, 4.0, None, ("shrug",), ("left",), 91.0, 61.5, 113.1, 75.25, 0.98, cued=False, truncated=False
+)
+ENDED = replace(STARTED, event="ended", seq=1, at_s=80.0, end_s=19.5, peak_rve=None, mean_rve=None, cued=True)
+CUE = Cue(14.0, "given", 0, 4.0, "cue", None, ID)
+ABOUT = About(
+    0.0, "unshrug", 1000.0, ("left", "right"), (2.5, float("nan")), None, "rest at the start",
+    (15.0, float("inf")), (9.0, float("inf")),
+)  # fmt: skip
+
+wearers = (f"test-{k}" for k in itertools.count())
+
+
+def stamp(board_s: float) -> Stamp:
+    return Stamp(WALL_S + board_s, board_s + 0.5)
+
+
+def contract_of(wearer: str) -> Contract:
+    settings = Settings()
+    return Contract(replace(settings, wearer=replace(settings.wearer, id=wearer)), stamp)
+
+
+@contextlib.contextmanager
+def publishing(broker: Broker, wearer: str, settings: MqttSettings | None = None) -> Iterator[MqttSink]:
+    sink = MqttSink(settings or MqttSettings(), contract_of(wearer), broker)
+    try:
+        yield sink
+    finally:
+        sink.close()
+
+
+@pytest.fixture
+def wearer() -> str:
+    return next(wearers)
+
+
+@pytest.fixture
+def listener(broker: Broker, wearer: str) -> Iterator[Listener]:
+    with listening(broker.port, f"unshrug/{wearer}") as made:
+        yield made
+
+
+@pytest.fixture
+def sink(broker: Broker, wearer: str) -> Iterator[MqttSink]:
+    with publishing(broker, wearer) as made:
+        assert made.connected.wait(5)
+        yield made
+
+
+HEAD = ["schema", "t", "mono_s"]
+
+
+def test_tension_is_live_and_expires(sink: MqttSink, listener: Listener) -> None:
+    sink.accept(TENSION)
+    heard = listener.wait_for("tension")
+    assert (heard.qos, heard.retain) == (0, False)
+    assert heard.expiry_s is not None
+    assert 0 < heard.expiry_s <= 5
+    assert heard.body == {
+        "schema": "unshrug.tension/1",
+        "t": "2026-01-01T00:00:12.250Z",
+        "mono_s": 12.75,
+        "channels": [
+            {"name": "left", "rms_uv": 42.12, "rve": 50.5, "rest_60s_pct": 30.0},
+            {"name": "right", "rms_uv": None, "rve": None, "rest_60s_pct": None},
+        ],
+        "quality": "warn",
+        "cues_enabled": True,
+    }
+
+
+def test_state_is_retained(sink: MqttSink, listener: Listener) -> None:
+    sink.accept(STATE)
+    heard = listener.wait_for("state")
+    assert (heard.qos, heard.retain, heard.expiry_s) == (1, True, None)
+    assert heard.body == {
+        "schema": "unshrug.state/1",
+        "t": "2026-01-01T00:00:03.000Z",
+        "mono_s": 3.5,
+        "channels": [
+            {"name": "left", "shrug": True, "quality": "ok", "reasons": []},
+            {"name": "right", "shrug": False, "quality": "bad", "reasons": ["flat"]},
+        ],
+        "board": {"up": True, "problem": None},
+        "episode_id": ID,
+        "cues_enabled": True,
+        "snoozed_until": None,
+        "wear_time_s": 3600.0,
+    }
+
+
+def test_an_episode_has_id_and_seq_and_null_for_what_is_not_known(sink: MqttSink, listener: Listener) -> None:
+    sink.accept(STARTED)
+    heard = listener.wait_for("episode")
+    assert (heard.qos, heard.retain, heard.expiry_s) == (1, False, None)
+    assert heard.body == {
+        "schema": "unshrug.episode/1",
+        "t": "2026-01-01T00:00:07.000Z",
+        "mono_s": 7.5,
+        "event": "started",
+        "id": ID,
+        "seq": 0,
+        "kinds": ["shrug"],
+        "start": "2026-01-01T00:00:04.000Z",
+        "end": None,
+        "duration_s": None,
+        "channels": ["left"],
+        "peak_uv": 91.0,
+        "mean_uv": 61.5,
+        "peak_rve": 113.1,
+        "mean_rve": 75.25,
+        "valid_pct": 98.0,
+        "cued": False,
+        "truncated": False,
+        "label": None,
+    }
+    sink.accept(ENDED)
+    end = listener.wait_for("episode").body
+    assert (end["event"], end["seq"], end["id"], end["cued"]) == ("ended", 1, ID, True)
+    assert (end["end"], end["duration_s"]) == ("2026-01-01T00:00:19.500Z", 15.5)
+    assert (end["peak_rve"], end["mean_rve"]) == (None, None)
+
+
+def test_a_cue_says_what_came_of_it_and_links_to_its_episode(sink: MqttSink, listener: Listener) -> None:
+    sink.accept(CUE)
+    heard = listener.wait_for("cue")
+    assert (heard.qos, heard.retain, heard.expiry_s) == (1, False, None)
+    assert heard.body == {
+        "schema": "unshrug.cue/1",
+        "t": "2026-01-01T00:00:14.000Z",
+        "mono_s": 14.5,
+        "outcome": "given",
+        "pattern": "cue",
+        "reason": None,
+        "channel": 0,
+        "shrug_start": "2026-01-01T00:00:04.000Z",
+        "episode_id": ID,
+    }
+
+
+def test_info_describes_what_runs(sink: MqttSink, listener: Listener) -> None:
+    sink.accept(ABOUT)
+    heard = listener.wait_for("info")
+    assert (heard.qos, heard.retain) == (1, True)
+    body = heard.body
+    assert list(body)[:3] == HEAD
+    assert (body["board"], body["rate_hz"], body["channels"]) == ("unshrug", 1000.0, ["left", "right"])
+    assert body["calibration"] == {"rest_uv": [2.5, None], "reference_uv": None, "source": "rest at the start"}
+    assert body["thresholds"] == {"on_uv": [15.0, None], "off_uv": [9.0, None]}
+    assert body["schemas"] == [f"unshrug.{kind}/1" for kind in SCHEMAS]
+    assert body["version"]
+    assert len(body["settings"]) == 12
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Levels(1.0, np.zeros((1, 1)), np.zeros((1, 0)), (False,)), shrug("started", 3.0, 0.0), Quality(0, 1.0, "ok")],
+)
+def test_what_is_only_between_the_rooms_is_not_published(message: Message) -> None:
+    assert contract_of("w").publication(message) is None
+
+
+@pytest.mark.parametrize("message", [TENSION, STATE, STARTED, ENDED, CUE, ABOUT])
+def test_every_publication_begins_with_schema_and_time(message: Message) -> None:
+    publication = contract_of("w").publication(message)
+    assert isinstance(publication, Publication)
+    assert publication.topic in SCHEMAS
+    assert publication.payload.startswith(f'{{"schema":"unshrug.{publication.topic}/1","t":"2026-01-01T00:')
+    assert "NaN" not in publication.payload
+    assert "Infinity" not in publication.payload
+
+
+def test_status_is_online_and_after_a_clean_end_offline(broker: Broker, wearer: str, listener: Listener) -> None:
+    with publishing(broker, wearer):
+        online = listener.wait_for("status")
+        assert (online.payload, online.qos, online.retain) == ("online", 1, True)
+    offline = listener.wait_for("status")
+    assert (offline.payload, offline.qos, offline.retain) == ("offline", 1, True)
+
+
+def test_what_was_said_last_is_published_before_the_goodbye(broker: Broker, wearer: str, listener: Listener) -> None:
+    with publishing(broker, wearer) as sink:
+        assert sink.connected.wait(5)
+        for seq in range(200):
+            sink.accept(replace(STARTED, seq=seq))
+    listener.wait_for("status", lambda heard: heard.payload == "offline")
+    assert [h.body["seq"] for h in listener.heard if h.topic == "episode"] == list(range(200))
+
+
+def test_a_dashboard_that_comes_late_gets_state_info_and_status(
+    broker: Broker, wearer: str, sink: MqttSink, listener: Listener
+) -> None:
+    for message in (ABOUT, STATE, TENSION, STARTED, CUE):
+        sink.accept(message)
+    listener.wait_for("cue")
+    with listening(broker.port, f"unshrug/{wearer}") as late:
+        wanted = {"status", "info", "state"}
+        eventually(lambda: wanted <= {h.topic for h in late.drain()})
+        sink.accept(replace(CUE, at_s=99.0))
+        late.wait_for("cue", lambda heard: heard.body["mono_s"] == 99.5)
+        assert {h.topic: h.retain for h in late.heard[:-1]} == dict.fromkeys(wanted, True)
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "services.mqtt" and r.levelno >= logging.WARNING]
+
+
+def test_without_a_broker_nothing_is_lost_but_what_is_live(wearer: str, caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    with publishing(Broker(LOOPBACK, port), wearer) as sink:
+        eventually(lambda: warnings_in(caplog))
+        for message in (ABOUT, STATE, TENSION, STARTED, CUE):
+            sink.accept(message)
+        broker = find_broker(MqttSettings(port=port))
+        try:
+            with listening(port, f"unshrug/{wearer}") as listener:
+                assert listener.wait_for("episode").body["id"] == ID
+                assert sink.connected.wait(5)
+                sink.accept(ENDED)
+                listener.wait_for("episode", lambda heard: heard.body["event"] == "ended")
+                assert {h.topic for h in listener.heard} == {"status", "info", "state", "episode", "cue"}
+                assert sum(h.topic == "episode" for h in listener.heard) == 2
+        finally:
+            sink.close()
+            broker.close()
+    assert warnings_in(caplog) == [f"no broker at {LOOPBACK}:{port}; cues go on, and it is tried again"]
+
+
+def test_a_broker_that_goes_and_comes_back_is_one_line_each_and_gets_state_again(
+    wearer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "services.mqtt")
+    port = free_port()
+    broker = find_broker(MqttSettings(port=port))
+    with publishing(broker, wearer) as sink:
+        assert sink.connected.wait(5)
+        sink.accept(STATE)
+        broker.close()
+        eventually(lambda: not sink.connected.is_set())
+        sink.accept(replace(STATE, at_s=4.0))
+        sink.accept(TENSION)
+        sink.accept(STARTED)
+        broker = find_broker(MqttSettings(port=port))
+        try:
+            with listening(port, f"unshrug/{wearer}") as listener:
+                assert listener.wait_for("episode").body["id"] == ID
+                assert sink.connected.wait(5)
+            with listening(port, f"unshrug/{wearer}") as late:
+                assert late.wait_for("state").body["mono_s"] == 4.5
+            sink.close()
+        finally:
+            broker.close()
+    said = [r.getMessage() for r in caplog.records if r.name == "services.mqtt"]
+    at = f"the broker at {LOOPBACK}:{port}"
+    assert said == [f"connected to {at}", f"{at} is gone; cues go on, and it is tried again", f"connected to {at}"]
+
+
+def test_handing_over_never_waits_for_a_broker_that_is_not_there(wearer: str) -> None:
+    with publishing(Broker(LOOPBACK, free_port()), wearer) as sink:
+        longest_s = 0.0
+        for seq in range(2500):
+            began_s = time.perf_counter()
+            sink.accept(replace(STARTED, seq=seq))
+            longest_s = max(longest_s, time.perf_counter() - began_s)
+        assert longest_s < 0.1
+
+
+def test_closing_without_a_broker_takes_no_more_than_a_moment(wearer: str) -> None:
+    sink = MqttSink(MqttSettings(), contract_of(wearer), Broker(LOOPBACK, free_port()))
+    sink.accept(STARTED)
+    began_s = time.monotonic()
+    sink.close()
+    assert time.monotonic() - began_s < 3
+
+
+@contextlib.contextmanager
+def guarded_broker(folder: Path) -> Iterator[Broker]:
+    """A Mosquitto that lets only `anna` in, whose password is `secret`."""
+    port, program = free_port(), mosquitto()
+    assert program is not None
+    passwords = folder / "passwords"
+    subprocess.run(["mosquitto_passwd", "-c", "-b", str(passwords), "anna", "secret"], check=True, capture_output=True)
+    config = folder / "mosquitto.conf"
+    user = "user root\n" if passwords.owner() == "root" else ""
+    config.write_text(f"listener {port} {LOOPBACK}\nallow_anonymous false\npassword_file {passwords}\n{user}")
+    child = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: answers(LOOPBACK, port))
+        yield Broker(LOOPBACK, port)
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def password_file(folder: Path, text: str = "secret\n", mode: int = 0o600) -> Path:
+    path = folder / "password"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_user_name_and_password_open_a_broker_that_asks_for_them(
+    tmp_path: Path, wearer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = MqttSettings(username="anna", password_file=str(password_file(tmp_path)))
+    with guarded_broker(tmp_path) as broker:
+        with publishing(broker, wearer, settings) as sink:
+            assert sink.connected.wait(5)
+        assert warnings_in(caplog) == []
+        with publishing(broker, wearer) as sink:
+            eventually(lambda: warnings_in(caplog))
+            assert not sink.connected.is_set()
+            sink.accept(STARTED)
+    assert warnings_in(caplog) == [f"the broker at {LOOPBACK}:{broker.port} refuses: Not authorized"]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
+def test_a_password_that_others_may_read_is_refused(broker: Broker, tmp_path: Path, wearer: str, mode: int) -> None:
+    path = password_file(tmp_path, mode=mode)
+    settings = MqttSettings(username="anna", password_file=str(path))
+    with pytest.raises(SettingsError, match=f"others may read this password; expected: chmod 600 {path}"):
+        MqttSink(settings, contract_of(wearer), broker)
+
+
+MISTAKES: list[tuple[str, Callable[[Path], MqttSettings]]] = [
+    ("password_file", lambda folder: MqttSettings(username="a", password_file=str(folder / "none"))),
+    ("ca_file", lambda folder: MqttSettings(tls="on", ca_file=str(folder / "none.pem"))),
+    ("ca_file", lambda folder: MqttSettings(tls="on", ca_file=str(password_file(folder)))),
+]
+
+
+@pytest.mark.parametrize(("key", "mistake"), MISTAKES)
+def test_a_file_that_cannot_be_used_is_an_error_of_the_settings(
+    broker: Broker, tmp_path: Path, wearer: str, key: str, mistake: Callable[[Path], MqttSettings]
+) -> None:
+    with pytest.raises(SettingsError, match=f"mqtt.{key}: .*{tmp_path}"):
+        MqttSink(mistake(tmp_path), contract_of(wearer), broker)
