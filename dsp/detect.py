@@ -217,8 +217,7 @@ class ShrugDetector:
         self._piece: _Piece | None = None
         self._joined = False
         self._event: _Event | None = None
-        self._dropped_at: int | None = None
-        self._tone = 0.0
+        self._tone: float | None = None  # what the last release by a drop came to, while it may still be a pause
         self._unseen = 0
         self._out: list[Shrug] = []
 
@@ -291,22 +290,22 @@ class ShrugDetector:
 
     def _wait(self, level: float) -> None:
         if level < self._limits.off_uv:
-            self._dropped_at = None  # the drop went on to rest: an ordinary release
+            self._tone = None  # the drop went on to rest: an ordinary release
         if level < self._limits.on_uv:
             self._run.clear()
             return
         start = self._hop - len(self._run)
-        if self._dropped_at is not None and self._rises(level):
+        if self._rises(level):
             self._run.clear()
-            start, self._dropped_at = self._hop, None
+            start, self._tone = self._hop, None
         self._run.append(level)
         if len(self._run) >= self._n_on:
-            self._begin(start, self._run, after_drop=self._dropped_at is not None)
+            self._begin(start, self._run, after_drop=self._tone is not None)
             self._run = []
 
     def _rises(self, level: float) -> bool:
         """Whether the level is clearly above the tone that the last drop came to."""
-        return level * self._settings.drop_ratio >= self._tone
+        return self._tone is not None and level * self._settings.drop_ratio >= self._tone
 
     def _begin(self, start: int, levels: list[float], *, after_drop: bool) -> None:
         piece = _Piece(start, self._hop + 1, deque(levels, maxlen=self._n_recent), after_drop)
@@ -326,6 +325,7 @@ class ShrugDetector:
     def _raised(self, piece: _Piece, level: float) -> None:
         usual, drop = piece.usual(), self._settings.drop_ratio
         if piece.after_drop and not self._joined and self._rises(level):
+            self._tone = None
             self._begin(self._hop, [level], after_drop=False)
             return
         is_low, is_drop = level < self._limits.off_uv, level < drop * usual
@@ -338,9 +338,9 @@ class ShrugDetector:
             piece.keep(level, self._hop)
         elif piece.low >= self._n_off or piece.drop >= self._n_drop:
             if piece.first_low is None:
-                self._dropped_at, self._tone = self._hop, level
+                self._tone = level
             else:
-                self._dropped_at, piece.stop = None, piece.first_low
+                self._tone, piece.stop = None, piece.first_low
             self._release(piece)
 
     def _release(self, piece: _Piece) -> None:
@@ -412,7 +412,7 @@ class ShrugDetector:
     def _close_event(self, event: _Event) -> None:
         if event.started:
             self._emit("ended", event, self._end_s(event))
-        self._event = self._dropped_at = None
+        self._event = self._tone = None
 
     def _emit(
         self,

@@ -205,7 +205,9 @@ def shrug(
     return Shrug(phase, channel, at_s, start_s, end_s, mean_uv, peak_uv, 1.0, truncated)
 
 
-def unshrug(*arguments: object, seconds: float = 30.0) -> subprocess.CompletedProcess[str]:
+def unshrug(
+    *arguments: object, seconds: float = 30.0, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command and return how it ended."""
     return subprocess.run(
         [UNSHRUG, *map(str, arguments)],
@@ -213,6 +215,7 @@ def unshrug(*arguments: object, seconds: float = 30.0) -> subprocess.CompletedPr
         text=True,
         timeout=seconds,
         check=False,
+        env=environment,
         stdin=subprocess.DEVNULL,
     )
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -284,10 +285,9 @@ def test_a_broker_that_goes_and_comes_back_is_one_line_each_and_gets_state_again
         broker = find_broker(MqttSettings(port=port))
         try:
             with listening(port, f"unshrug/{wearer}") as listener:
-                assert listener.wait_for("episode").body["id"] == ID
-                assert sink.connected.wait(5)
-            with listening(port, f"unshrug/{wearer}") as late:
-                assert late.wait_for("state").body["mono_s"] == 4.5
+                wanted = {("episode", 7.5), ("state", 4.5)}
+                eventually(lambda: wanted <= {(h.topic, h.body["mono_s"]) for h in listener.drain() if h.qos})
+                assert "tension" not in {h.topic for h in listener.heard}
             sink.close()
         finally:
             broker.close()
@@ -296,14 +296,53 @@ def test_a_broker_that_goes_and_comes_back_is_one_line_each_and_gets_state_again
     assert said == [f"connected to {at}", f"{at} is gone; cues go on, and it is tried again", f"connected to {at}"]
 
 
+def receive(client: socket.socket, until: bytes) -> None:
+    data = b""
+    while until not in data:
+        more = client.recv(4096)
+        assert more, f"{until!r} did not come: {data!r}"
+        data += more
+
+
+def test_a_state_from_before_an_outage_does_not_replace_the_one_after_it(wearer: str) -> None:
+    port = free_port()
+    # A broker that takes everything, confirms nothing and goes.
+    with socket.create_server((LOOPBACK, port)) as server, publishing(Broker(LOOPBACK, port), wearer) as sink:
+        server.settimeout(5)
+        client, _ = server.accept()
+        with client:
+            client.settimeout(5)
+            receive(client, b"MQTT")
+            client.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK, success, no properties
+            assert sink.connected.wait(5)
+            sink.accept(STATE)
+            receive(client, b'"mono_s":3.5')
+        server.close()
+        eventually(lambda: not sink.connected.is_set())
+        sink.accept(replace(STATE, at_s=4.0))
+        broker = find_broker(MqttSettings(port=port))
+        try:
+            with listening(port, f"unshrug/{wearer}") as listener:
+                listener.wait_for("state", lambda heard: heard.body["mono_s"] == 4.5)
+                sink.accept(CUE)
+                listener.wait_for("cue")
+                sink.close()
+                listener.wait_for("status", lambda heard: heard.payload == "offline")
+            with listening(port, f"unshrug/{wearer}") as late:
+                assert late.wait_for("state").body["mono_s"] == 4.5
+        finally:
+            broker.close()
+
+
 def test_handing_over_never_waits_for_a_broker_that_is_not_there(wearer: str) -> None:
     with publishing(Broker(LOOPBACK, free_port()), wearer) as sink:
-        longest_s = 0.0
+        times_s = []
         for seq in range(2500):
             began_s = time.perf_counter()
             sink.accept(replace(STARTED, seq=seq))
-            longest_s = max(longest_s, time.perf_counter() - began_s)
-        assert longest_s < 0.1
+            times_s.append(time.perf_counter() - began_s)
+        assert sorted(times_s)[-20] < 0.01
+        assert sum(times_s) < 2
 
 
 def test_closing_without_a_broker_takes_no_more_than_a_moment(wearer: str) -> None:
