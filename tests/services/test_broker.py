@@ -86,9 +86,14 @@ def test_a_port_that_cannot_be_had_is_an_error_that_names_it() -> None:
             find_broker(MqttSettings(port=port))
 
 
-def test_our_broker_dies_with_us_even_when_we_are_killed() -> None:
+def test_our_broker_dies_with_us_even_when_we_are_killed(tmp_path: Path) -> None:
     port = free_port()
-    parent = subprocess.Popen([sys.executable, "-c", HAVE_A_BROKER, str(port)], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", HAVE_A_BROKER, str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
     assert parent.stdout is not None
     with parent, parent.stdout as said:
         watchdog = threading.Timer(20, parent.kill)

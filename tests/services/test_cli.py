@@ -210,7 +210,8 @@ CONFIGS: dict[str, tuple[str, str]] = {
 def test_settings_that_cannot_be_used_are_1_and_one_line(what: str, tmp_path: Path, called: Run) -> None:
     content, words = CONFIGS[what]
     path = tmp_path / "mine.toml"
-    path.write_text(content.replace("[mqtt]", f"[mqtt]\nport = {free_port()}"))
+    own_port = f"[mqtt]\nport = {free_port()}"
+    path.write_text(content.replace("[mqtt]", own_port) if "[mqtt]" in content else f"{content}\n{own_port}")
     arguments = ("run", "--config", path, "--port", "/dev/does-not-exist")
     # What is wrong with MQTT comes out when motor and screen are there already.
     done = unshrug(*arguments, environment=os.environ | SIMULATED_GPIO) if "[mqtt]" in content else called(*arguments)

@@ -127,6 +127,14 @@ def test_a_shrug_held_on_is_cued_twice_and_then_left_alone() -> None:
 def test_who_relaxes_after_the_cue_hears_no_more() -> None:
     assert given_cues(Life([Held(0, 29.5)]).cues()) == [(10.0, "cue")]
     assert given_cues(Life([Held(0, 60, pauses=((15, 50),))]).cues()) == [(10.0, "cue")]
+    assert given_cues(Life([Held(0, 60, pauses=((15, 18),))]).cues()) == [(10.0, "cue")]
+
+
+def test_there_is_no_escalation_for_a_level_that_is_down_when_it_falls_due() -> None:
+    coach = Coach(DEFAULT, HELD_S)
+    coach.shrug(shrug("held", 5.0, 0.0))
+    assert given_cues(coach.advance(10.0, (True,))) == [(10.0, "cue")]
+    assert coach.advance(30.0, (False,)) == []
 
 
 def test_both_shoulders_at_once_are_one_cue_and_one_escalation() -> None:

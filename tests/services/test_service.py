@@ -303,16 +303,6 @@ def test_sigterm_in_the_middle_of_a_cue_ends_motor_and_program_and_says_goodbye(
     assert "Traceback" not in service.text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_any_polite_signal_ends_the_program_with_0(tmp_path: Path, number: signal.Signals) -> None:
-    path = tmp_path / "unshrug.toml"
-    path.write_text("[mqtt]\nenabled = false\n")
-    with program("run", "--config", path, "--port", "/dev/does-not-exist") as service:
-        service.wait_for("board: /dev/does-not-exist")
-        service.process.send_signal(number)
-        assert service.end(3.0) == 0
-
-
 def test_a_killed_program_is_offline_by_its_last_will(tmp_path: Path, broker: Broker) -> None:
     with (
         PtyBoard(stream(replace(REST, seconds=60))) as board,
@@ -328,13 +318,16 @@ def test_a_killed_program_is_offline_by_its_last_will(tmp_path: Path, broker: Br
             assert late.wait_for("status").payload == "offline"
 
 
-def test_a_program_without_a_board_keeps_trying_and_names_the_problem(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_program_without_a_board_names_the_problem_and_keeps_trying_until_a_signal(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     path = tmp_path / "unshrug.toml"
     path.write_text("[mqtt]\nenabled = false\n")
     with program("run", "--config", path, "--port", "/dev/does-not-exist") as service:
         service.wait_for("/dev/does-not-exist: not there; is the board plugged in?")
         assert service.process.poll() is None
-        service.process.send_signal(signal.SIGTERM)
+        service.process.send_signal(number)
         assert service.end(3.0) == 0
     assert "Traceback" not in service.text
 

@@ -56,6 +56,8 @@ def test_what_a_file_says_is_taken_and_the_rest_stays(tmp_path: Path) -> None:
         ("[cue.more]\npin = 3", ["cue.more", "unknown key"]),
         ("[shrug]\nheld = 4", ["shrug.held", "unknown key", "did you mean held_s (in seconds)?"]),
         ("[shrug]\nheld_ms = 4000", ["shrug.held_ms", "unknown key", "did you mean held_s (in seconds)?"]),
+        ("[shrug]\ndrop_ms = 250", ["shrug.drop_ms", "did you mean drop_s (in seconds)?"]),
+        ("[calibration]\nrest_ms = 9000", ["calibration.rest_ms", "did you mean rest_s (in seconds)?"]),
         ("[filter]\nhigh_pass_khz = 1", ["filter.high_pass_khz", "did you mean high_pass_hz (in hertz)?"]),
         ("[motor]\ndirve_pct = 50", ["motor.dirve_pct", "did you mean drive_pct (in per cent)?"]),
         ("[motor]\nzzz = 1", ["motor.zzz", "expected one of kind, pin, drive_pct, pwm_hz"]),
@@ -155,7 +157,7 @@ documents = st.fixed_dictionaries({}, optional=sections) | st.dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(document=documents)
 def test_no_file_ends_in_anything_but_settings_or_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]
