@@ -34,6 +34,7 @@ class Coach:
         self._settings = settings
         self._held_s = held_s
         self._held: dict[int, _Held] = {}
+        self._capped: dict[int, float] = {}  # where a shrug that had its cue was cut by the cap
         self._bad: dict[int, tuple[str, ...]] = {}
         self._given: deque[float] = deque(maxlen=max(settings.per_day, settings.per_hour, 1))
         self._escalate_s: float | None = None
@@ -42,6 +43,7 @@ class Coach:
     def new_signal(self) -> None:
         """Forget what is known of the channels; the caps and the last cue stay."""
         self._held.clear()
+        self._capped.clear()
         self._bad.clear()
         self._escalate_s = None
 
@@ -64,7 +66,8 @@ class Coach:
         channel, held = shrug.channel, self._held.get(shrug.channel)
         if shrug.phase == "held":
             due = max(shrug.at_s, shrug.start_s + self._held_s + self._settings.grace_s)
-            self._held[channel] = _Held(shrug.start_s, due)
+            # A shrug that the cap has cut in two is one hold, and gets one cue.
+            self._held[channel] = _Held(shrug.start_s, due, cued=self._capped.pop(channel, None) == shrug.start_s)
         elif held is not None and shrug.phase == "resumed":
             held.on = True
             held.due_s = max(held.due_s, shrug.at_s + self._settings.grace_s)
@@ -90,6 +93,8 @@ class Coach:
         was_on, held.on = held.on, False
         if shrug.phase == "ended":
             del self._held[channel]
+        if shrug.long and held.cued and shrug.end_s is not None:
+            self._capped[channel] = shrug.end_s
         if not any(h.on and h.escalates for h in self._held.values()):
             self._escalate_s = None
         if not was_on or held.cued or shrug.truncated:

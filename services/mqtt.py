@@ -1,6 +1,7 @@
 """Publish over MQTT. The cue never waits for it: one thread publishes, the loop only hands over."""
 
 import contextlib
+import enum
 import logging
 import os
 import queue
@@ -29,6 +30,13 @@ _GOODBYE_S = 1.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
+class _Sign(enum.Enum):
+    """What the publishing thread is told besides publications."""
+
+    CONNECTED = enum.auto()
+    CLOSE = enum.auto()
+
+
 class MqttSink:
     """Publish messages as the contract says, reconnect by itself, and say so once each time.
 
@@ -39,8 +47,9 @@ class MqttSink:
 
     def __init__(self, settings: MqttSettings, contract: Contract, broker: Broker) -> None:
         self._contract = contract
-        self._queue: queue.Queue[Publication | None] = queue.Queue(_MOST_WAITING)
-        self._retained: dict[str, Publication] = {}
+        self._queue: queue.Queue[Publication | _Sign] = queue.Queue(_MOST_WAITING)
+        self._retained: dict[str, Publication] = {}  # the newest of each topic
+        self._sent: dict[str, paho.MQTTMessageInfo] = {}  # the last of each retained topic
         self._lock = threading.Lock()
         self.where = f"{broker.host}:{broker.port}"
         self.connected = threading.Event()
@@ -91,7 +100,7 @@ class MqttSink:
     def close(self) -> None:
         """Publish what waits, say goodbye and disconnect; takes a second at most."""
         with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
+            self._queue.put_nowait(_Sign.CLOSE)
         self._thread.join(_GOODBYE_S)
         if self.connected.is_set():
             goodbye = self._client.publish(f"{self._contract.root}/status", "offline", qos=1, retain=True)
@@ -102,9 +111,21 @@ class MqttSink:
         self._client.loop_stop()
 
     def _run(self) -> None:
-        while (publication := self._queue.get()) is not None:
-            if not publication.live or self.connected.is_set():
-                self._publish(publication)
+        while (item := self._queue.get()) is not _Sign.CLOSE:
+            if item is _Sign.CONNECTED:
+                self._repeat_retained()
+            elif not item.live or self.connected.is_set():
+                self._publish(item)
+
+    def _repeat_retained(self) -> None:
+        """Publish the newest of each retained topic, after what paho sends again of before the outage."""
+        for sent in self._sent.values():
+            with contextlib.suppress(RuntimeError, ValueError):
+                sent.wait_for_publish(_GOODBYE_S)
+        with self._lock:
+            newest = list(self._retained.values())
+        for publication in newest:
+            self._publish(publication)
 
     def _publish(self, publication: Publication) -> None:
         properties = None
@@ -112,7 +133,9 @@ class MqttSink:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = _LIVE_EXPIRY_S
         topic = f"{self._contract.root}/{publication.topic}"
-        self._client.publish(topic, publication.payload, publication.qos, publication.retain, properties)
+        info = self._client.publish(topic, publication.payload, publication.qos, publication.retain, properties)
+        if publication.retain:
+            self._sent[publication.topic] = info
 
     def _on_connect(self, client: paho.Client, _: Any, __: Any, reason: ReasonCode, ___: Any) -> None:
         if reason.is_failure:
@@ -121,11 +144,9 @@ class MqttSink:
         log.info("connected to the broker at %s", self.where)
         self._said_absent = False
         client.publish(f"{self._contract.root}/status", "online", qos=1, retain=True)
-        with self._lock:
-            retained = list(self._retained.values())
         self.connected.set()
-        for publication in retained:
-            self._publish(publication)
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(_Sign.CONNECTED)
 
     def _on_disconnect(self, *args: Any) -> None:
         self.connected.clear()
@@ -151,3 +172,5 @@ def _password(path: str) -> str | None:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(f"mqtt.password_file: {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"mqtt.password_file: {path}: not UTF-8 text") from None

@@ -187,7 +187,8 @@ def _read(kind: type[Any], table: dict[str, Any], where: str) -> Any:
 def _guess(key: str, known: dict[str, Field[Any]]) -> str:
     """Say which key was meant, by its spelling or by its name before the unit."""
     stem = key.rpartition("_")[0]
-    near = [name for name in known if stem and name.rpartition("_")[0] == stem] or get_close_matches(key, known, 1, 0.5)
+    same = [name for name in known if stem and name.rpartition("_")[0] == stem]
+    near = get_close_matches(key, same, 1, 0.0) or get_close_matches(key, known, 1, 0.5)
     if not near:
         return f"; expected one of {', '.join(known)}"
     unit = known[near[0]].metadata.get("unit", "")
