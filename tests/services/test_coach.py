@@ -137,6 +137,18 @@ def test_there_is_no_escalation_for_a_level_that_is_down_when_it_falls_due() -> 
     assert coach.advance(30.0, (False,)) == []
 
 
+def test_a_hold_that_the_cap_cuts_in_two_is_still_one_hold() -> None:
+    coach = Coach(CueSettings(), 5.0)
+    cues: list[Cue] = []
+    for k in range(6):
+        start_s, end_s = 120.0 * k, 120.0 * (k + 1)
+        cues += coach.shrug(shrug("held", start_s + 5.2, start_s))
+        for at_s in range(int(start_s) + 6, int(end_s) + 1):
+            cues += coach.advance(float(at_s), (True,))
+        cues += coach.shrug(replace(shrug("ended", end_s + 0.2, start_s, end_s), long=True))
+    assert given_cues(cues) == [(10.0, "cue"), (30.0, "escalation")]
+
+
 def test_both_shoulders_at_once_are_one_cue_and_one_escalation() -> None:
     cues = Life([Held(0, 60), Held(1, 60, channel=1)]).cues()
     assert given_cues(cues) == [(10.0, "cue"), (30.0, "escalation")]
