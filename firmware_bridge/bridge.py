@@ -98,7 +98,7 @@ class Bridge:
             return None
         measured, nominal = self._timeline.measured_hz, self._timeline.rate_hz
         if measured is not None and abs(measured / nominal - 1) > _RATE_TOLERANCE:
-            return f"the board sends {measured:.0f} samples/s; expected {nominal:g}"
+            return f"the board sends {measured:.0f} samples/s; expected {nominal:g} (board.rate_hz)"
         return None
 
     def stale_s(self, now_s: float) -> float:

@@ -79,7 +79,7 @@ def resolve(spec: str, ports: Callable[[], Iterable[UsbPort]] = _ports) -> str:
         if len(known) == 1:
             return known[0].path
         if not known:
-            raise PortError("no board found on USB; plug it in, or name its port with --port")
+            raise PortError("no board found on USB; plug it in, or name its port with --port or board.port")
         seen = ", ".join(f"{f.path} {f.title}" for f in known)
         raise PortError(f"{len(known)} boards found; choose one with --port: {seen}")
     if spec.startswith("usb:"):

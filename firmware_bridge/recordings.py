@@ -21,10 +21,11 @@ Array = NDArray[np.float64]
 _OPENSIGNALS = "# OpenSignals Text File Format"
 _LINES = 50_000
 _UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6}
-_TIME_COLUMNS = {
-    "t": 1.0, "time": 1.0, "time_s": 1.0, "t_s": 1.0, "seconds": 1.0, "timestamp": 1.0,
-    "time_ms": 1e-3, "t_ms": 1e-3, "ms": 1e-3, "millis": 1e-3, "time_us": 1e-6, "us": 1e-6, "micros": 1e-6,
-}  # fmt: skip
+# A column of time stamps: t, time, time_ms, Time (s), millis ...; without a unit it is seconds.
+_TIME_COLUMN = re.compile(
+    r"(?:t|time|timestamp|elapsed)?[ _(\[]*(s|sec|seconds|ms|millis|us|micros)?[)\]]?", re.IGNORECASE
+)
+_TICKS_S = {"ms": 1e-3, "millis": 1e-3, "us": 1e-6, "micros": 1e-6}
 _MOST_LOST_S = 3600.0  # a longer jump of a time column is a mistake, not a gap
 
 
@@ -107,11 +108,12 @@ def _csv(path: Path, options: ReadOptions) -> Recording:
     has_header = not all(_is_number(cell) for cell in header)
     if not has_header:
         header = [f"ch{k + 1}" for k in range(len(header))]
-    times = [k for k, name in enumerate(header) if name.lower() in _TIME_COLUMNS]
+    times = [k for k, name in enumerate(header) if name and _TIME_COLUMN.fullmatch(name)]
     chosen = _choose(path, options.channels, header, [k for k in range(len(header)) if k not in times])
     table = _Table(path, int(has_header), delimiter, tuple(chosen), tuple(header[k] for k in chosen), len(header))
     clock = replace(table, columns=(times[0],), names=(header[times[0]],)) if times and not options.rate_hz else None
-    tick_s = _TIME_COLUMNS[table_name.lower()] if clock and (table_name := clock.names[0]) else 1.0
+    unit = _TIME_COLUMN.fullmatch(clock.names[0]) if clock else None
+    tick_s = _TICKS_S.get((unit[1] or "s").lower(), 1.0) if unit else 1.0
     rate_hz = options.rate_hz or (_rate_of(clock, tick_s) if clock else None)
     if rate_hz is None:
         raise RecordingError(f"{path}: no sampling rate; expected --rate HZ or a time column")
@@ -225,7 +227,9 @@ def _by_clock(table: _Table, clock: _Table, rate_hz: float, tick_s: float) -> It
         steps = np.diff(stamps, prepend=stamps[0] - 1 if last is None else last)
         wrong = np.flatnonzero(~(steps > 0))
         if len(wrong):
-            raise RecordingError(f"{table.path}: line {numbers[wrong[0]]}, column {name}: time does not advance")
+            raise RecordingError(
+                f"{table.path}: line {numbers[wrong[0]]}, column {name}: time does not advance (or give --rate HZ)"
+            )
         last = stamps[-1]
         jumps = np.flatnonzero(steps > 1.5)
         far = jumps[steps[jumps] > _MOST_LOST_S * rate_hz]
@@ -260,7 +264,13 @@ def _read(table: _Table) -> Iterator[tuple[list[int], Array]]:
     decimal_comma = table.delimiter != ","
     with _text(table.path) as file:
         row = sum(1 for _ in islice(file, table.skip))
-        while lines := list(islice(file, _LINES)):
+        blank: list[str] = []  # lines that are empty cells if more come after them, else only the file's end
+        while new := list(islice(file, _LINES)):
+            lines = blank + new
+            end = next((k for k in range(len(lines), 0, -1) if lines[k - 1].strip(" \r\n")), 0)
+            lines, blank = lines[:end], lines[end:]
+            if not lines:
+                continue
             if decimal_comma:
                 lines = [line.replace(",", ".") for line in lines]
             numbers, values = _fast(table, lines, row) or _careful(table, lines, row)
@@ -283,7 +293,12 @@ def _fast(table: _Table, lines: list[str], row: int) -> tuple[list[int], Array] 
 
 def _careful(table: _Table, lines: list[str], row: int) -> tuple[list[int], Array]:
     """Read line by line: an empty cell is a missing value, an empty line is none, anything else is said."""
-    rows = {row + k + 1: _row(table, line, row + k + 1) for k, line in enumerate(lines) if line.strip(" \r\n")}
+    # In a file of one column an empty line is an empty cell.
+    rows = {
+        row + k + 1: _row(table, line, row + k + 1)
+        for k, line in enumerate(lines)
+        if table.width == 1 or line.strip(" \r\n")
+    }
     return list(rows), np.array(list(rows.values()), dtype=float).reshape(-1, len(table.columns))
 
 

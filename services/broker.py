@@ -1,5 +1,6 @@
 """Find a broker, or start Mosquitto for ourselves."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -45,8 +46,11 @@ def find_broker(settings: MqttSettings) -> Broker:
     """
     if settings.broker != "auto":
         return Broker(settings.broker, settings.port)
-    if answers(_LOOPBACK, settings.port):
+    found = answers(_LOOPBACK, settings.port)
+    if found:
         return Broker(_LOOPBACK, settings.port)
+    if found is False:
+        raise BrokerError(f"what listens on {_LOOPBACK}:{settings.port} is no MQTT broker; choose another mqtt.port")
     program = mosquitto()
     if program is None:
         raise BrokerError("no MQTT broker on this machine; install one with: sudo apt install mosquitto")
@@ -58,13 +62,17 @@ def mosquitto() -> str | None:
     return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
-def answers(host: str, port: int) -> bool:
-    """Whether somebody listens there."""
+def answers(host: str, port: int) -> bool | None:
+    """Whether an MQTT broker answers there; None where nobody listens. A refusal is an answer too."""
+    connect = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x05\x00\x00"
     try:
-        with socket.create_connection((host, port), timeout=0.5):
-            return True
+        with socket.create_connection((host, port), timeout=1) as connection:
+            with contextlib.suppress(OSError):
+                connection.sendall(connect)
+                return connection.recv(1) == b"\x20"
+            return False
     except OSError:
-        return False
+        return None
 
 
 def _start(program: str, port: int) -> Broker:

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 # Nothing heavy is imported here: --help must answer at once, on a Pi too.
 
+_UNITS = ("uV", "mV", "V", "counts")
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command; exit 0 when done, 1 when it failed, 2 when it was used wrongly."""
@@ -50,8 +52,6 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="the service: board, tension, cues, MQTT")
     _settings(run)
-    run.add_argument("--port", metavar="PORT", help="auto, usb:VID:PID[:SERIAL], a device or a pyserial URL")
-    run.add_argument("--board", metavar="NAME", help="which board; see `unshrug boards`")
 
     replay = commands.add_parser("replay", help="play a recording as a board, through the same bytes and pipeline")
     replay.add_argument("recording", type=Path, metavar="RECORDING")
@@ -77,13 +77,15 @@ def _settings(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE",
         help="settings (default: ~/.config/unshrug/unshrug.toml, else /etc/unshrug/unshrug.toml, else the defaults)",
     )  # fmt: skip
+    parser.add_argument("--port", metavar="PORT", help="auto, usb:VID:PID[:SERIAL], a device or a pyserial URL")
+    parser.add_argument("--board", metavar="NAME", help="which board; see `unshrug boards`")
 
 
 def _recording(parser: argparse.ArgumentParser) -> None:
     """What a recording may not say of itself, and what its levels are."""
     about = parser.add_argument_group("the recording")
     about.add_argument("--rate", type=_positive, metavar="HZ", help="sampling rate")
-    about.add_argument("--units", choices=("uV", "mV", "V", "counts"))
+    about.add_argument("--units", type=_unit, choices=_UNITS)
     about.add_argument("--board", metavar="NAME", help="board that the counts are from; see `unshrug boards`")
     about.add_argument("--uv-per-count", type=_positive, metavar="X", help="size of one count at the electrodes in µV")
     about.add_argument("--adc-bits", type=int, choices=range(8, 25), metavar="N", help="ADC resolution: finds clipping")
@@ -128,6 +130,10 @@ def _stretch(text: str) -> tuple[float, float]:
     if not (dash and 0 <= values[0] < values[1] < math.inf):
         raise argparse.ArgumentTypeError(f"{text}: expected START-END in seconds, such as 0-10")
     return values
+
+
+def _unit(text: str) -> str:
+    return {unit.lower(): unit for unit in _UNITS}.get(text.lower().replace("µ", "u"), text)
 
 
 def _names(text: str) -> tuple[str, ...]:

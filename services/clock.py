@@ -43,7 +43,14 @@ class BoardClock:
 
     def mono(self, board_s: float) -> float:
         """Return the monotonic time of a board's second."""
-        return board_s + min((offset for _, offset in self._buckets), default=0.0)
+        return board_s + self._offset()
+
+    def board(self, mono_s: float) -> float:
+        """Return the board's second of a monotonic time."""
+        return mono_s - self._offset()
+
+    def _offset(self) -> float:
+        return min((offset for _, offset in self._buckets), default=0.0)
 
 
 def rfc3339(wall_s: float) -> str:

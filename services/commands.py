@@ -3,12 +3,14 @@
 import argparse
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,13 +66,24 @@ def demo(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Be the service."""
-    settings = _load(options)
-    board = settings.board
-    board = replace(board, kind=options.board or board.kind, port=options.port or board.port)
-    settings = replace(settings, board=board)
+    settings = _with_board(options)
     with _stop_signal() as stop:
         screen = make_screen(headless=False, quiet=True)
         return _serve(settings, screen, simulated=False, done=lambda _: stop.is_set())
+
+
+def _with_board(options: argparse.Namespace) -> Settings:
+    """Read the settings, with the board and port that the options name instead."""
+    settings = _load(options)
+    _known_board(options.board)
+    board = settings.board
+    board = replace(board, kind=options.board or board.kind, port=options.port or board.port)
+    return replace(settings, board=board)
+
+
+def _known_board(name: str | None) -> None:
+    if name is not None and name not in BOARDS:
+        raise SettingsError(f"--board: unknown board {name!r}; expected {' or '.join(BOARDS)}")
 
 
 def replay(options: argparse.Namespace) -> int:
@@ -131,6 +144,7 @@ def _serve(
             clock=clock or Clock(),
             on_board=lambda problem: screen.note(f"board: {problem or 'ok'}"),
         )
+        stack.enter_context(_only_one(settings.wearer.id))
         screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
         if settings.mqtt.enabled:
             _add_mqtt(settings, service, screen, stack)
@@ -158,8 +172,6 @@ def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: conte
 def _board(settings: Settings) -> Any:
     """Return the board of the settings, with what they add to it. Raises SettingsError."""
     given = settings.board
-    if given.kind not in BOARDS:
-        raise SettingsError(f"board.kind: unknown board {given.kind!r}; expected {' or '.join(BOARDS)}")
     board = BOARDS[given.kind]
     board = replace(
         board,
@@ -174,6 +186,18 @@ def _board(settings: Settings) -> Any:
             f"board.uv_per_count: expected the µV at the electrodes that a step of {board.title} is worth"
         )
     return board
+
+
+@contextlib.contextmanager
+def _only_one(wearer: str) -> Iterator[None]:
+    """Hold the wearer's lock: two services for one wearer would throw each other off the broker for ever."""
+    path = Path(tempfile.gettempdir(), f"unshrug-{os.getuid()}-{wearer}.lock")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SettingsError(f"wearer.id: another unshrug runs for {wearer!r}; expected one per wearer") from None
+        yield
 
 
 @contextlib.contextmanager
@@ -235,8 +259,7 @@ def _prepare(options: argparse.Namespace, path: Path) -> tuple[Settings, Recordi
     settings = _load(options)
     if options.mains:
         settings = replace(settings, filter=replace(settings.filter, notch_hz=float(options.mains)))
-    if options.board is not None and options.board not in BOARDS:
-        raise SettingsError(f"--board: unknown board {options.board!r}; expected {' or '.join(BOARDS)}")
+    _known_board(options.board)
     recording = open_recording(
         path,
         ReadOptions(
@@ -323,7 +346,7 @@ def check(options: argparse.Namespace) -> int:
 def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     settings = Settings()
     try:
-        settings = _load(options)
+        settings = _with_board(options)
         path = _config_path(options)
         _board(settings)
         yield "ok", "settings", str(path) if path else "the defaults; no file is there"
@@ -355,6 +378,8 @@ def _check_port(settings: Settings) -> tuple[str, str, str]:
     port = Port(device, settings.board.baud or 115200)
     port.read()
     port.close()
+    if port.problem and "another program" in port.problem:
+        return "warn", "port", f"{port.problem} (it is busy while the service runs)"
     return ("FAIL", "port", port.problem) if port.problem else ("ok", "port", device)
 
 
@@ -363,11 +388,12 @@ def _check_broker(settings: Settings) -> tuple[str, str, str]:
     if not mqtt.enabled:
         return "ok", "broker", "MQTT is off in the settings"
     host = "127.0.0.1" if mqtt.broker == "auto" else mqtt.broker
-    if answers(host, mqtt.port):
+    answer = answers(host, mqtt.port)
+    if answer:
         return "ok", "broker", f"{host}:{mqtt.port} answers"
-    if mqtt.broker == "auto" and mosquitto():
+    if mqtt.broker == "auto" and answer is None and mosquitto():
         return "ok", "broker", "none runs; Mosquitto will be started"
-    return "FAIL", "broker", f"nobody answers at {host}:{mqtt.port}; sudo apt install mosquitto"
+    return "FAIL", "broker", f"no MQTT broker answers at {host}:{mqtt.port}; sudo apt install mosquitto"
 
 
 def _config_path(options: argparse.Namespace) -> Path | None:

@@ -137,7 +137,9 @@ class Service:
                 self._haptics.off()
             self._problem = problem
             self._on_board(problem)
-            self._tell(self._pipeline.board(problem))
+            self._tell(self._pipeline.board(problem, self._board_clock.board(self._clock.mono())))
+        if problem is not None:
+            self._tell(self._pipeline.away(self._board_clock.board(self._clock.mono())))
 
     def _tell(self, messages: Iterable[Message]) -> None:
         for message in messages:

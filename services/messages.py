@@ -57,10 +57,10 @@ class Tension:
 
 @dataclass(frozen=True, slots=True)
 class ChannelState:
-    """Where a channel stands."""
+    """Where a channel stands; without a board it is not known whether a shrug is on."""
 
     name: str
-    shrug: bool
+    shrug: bool | None
     quality: State
     reasons: tuple[str, ...]
 

@@ -43,6 +43,7 @@ class Pipeline:
         self._session: _Session | None = None
         self._problem: str | None = "not connected yet"
         self._worn_s = 0.0
+        self._learned: dict[Signal, Calibration] = {}  # a board that comes back need not be learned again
 
     def process(self, block: SampleBlock) -> Iterator[Message]:
         """Take the next block and yield what became known, in order of time.
@@ -52,22 +53,32 @@ class Pipeline:
         session = self._session
         if session is None or session.signal != block.signal:
             yield from self.finish()
-            given = self._calibration or from_settings(self._settings.calibration, block.signal)
+            given = (
+                self._calibration
+                or from_settings(self._settings.calibration, block.signal)
+                or self._learned.get(block.signal)
+            )
             self._coach.new_signal()
             session = _Session(self._settings, block, self._coach, self._worn_s, feels_motor=self._feels_motor)
             self._session = session
             yield from session.begin(given, self._problem)
         yield from session.process(block)
 
-    def board(self, problem: str | None) -> Iterator[Message]:
-        """Note that the board works (None) or what is wrong with it."""
+    def board(self, problem: str | None, at_s: float = 0.0) -> Iterator[Message]:
+        """Note that the board works (None) or what is wrong with it, at a time on its clock."""
         if problem != self._problem:
             self._problem = problem
             self._coach.board(ok=problem is None)
             if self._session is not None:
-                yield self._session.board(problem)
+                yield self._session.board(problem, at_s)
             else:
-                yield WearerState(0.0, (), problem is None, problem, None, cues_enabled=False, wear_time_s=0.0)
+                yield WearerState(at_s, (), problem is None, problem, None, cues_enabled=False, wear_time_s=0.0)
+
+    def away(self, at_s: float) -> Iterator[Message]:
+        """End what was on when the board went, once it cannot go on: `at_s` is now, on the board's clock."""
+        session = self._session
+        if session is not None and at_s - session.now_s > self._settings.episode.merge_s:
+            yield from self.finish()
 
     def new_day(self) -> None:
         """Count wear time from here: it is midnight."""
@@ -79,6 +90,8 @@ class Pipeline:
         """End what is still on, because nothing more will come."""
         if self._session is not None:
             yield from self._session.finish()
+            if self._session.calibration is not None:
+                self._learned = {self._session.signal: self._session.calibration}
             self._worn_s = self._session.worn_s
             self._session = None
 
@@ -95,15 +108,15 @@ class _Session:
         self._coach = coach
         self._feels_motor = feels_motor
         self._chain = Chain(first.signal, settings.chain(), first.start)
-        self._now_s = first.start / first.signal.rate_hz
+        self.now_s = first.start / first.signal.rate_hz
         n = len(first.signal.channels)
-        self._quality = [Quality(c, self._now_s, "ok") for c in range(n)]
+        self._quality = [Quality(c, self.now_s, "ok") for c in range(n)]
         self._shrugging = [False] * n
         self._learned: list[Array] | None = None
-        self._calibration: Calibration | None = None
+        self.calibration: Calibration | None = None
         self._episodes: Episodes | None = None
         self._rest = RecentRest([None] * n, self._chain.frame_s, settings.exposure)
-        self._tension_due_s = self._now_s
+        self._tension_due_s = self.now_s
         self._said: WearerState | None = None
         self._problem: str | None = None
 
@@ -128,10 +141,10 @@ class _Session:
                 yield from self._follow(message)
             at = end
 
-    def board(self, problem: str | None) -> WearerState:
+    def board(self, problem: str | None, at_s: float) -> WearerState:
         """Return the state as it is with this problem, or without one."""
         self._problem = problem
-        return self._say(self._state())
+        return self._say(replace(self._state(), at_s=max(at_s, self.now_s)))
 
     def finish(self) -> Iterator[Message]:
         """End what is still on."""
@@ -139,7 +152,7 @@ class _Session:
             yield message
             yield from self._follow(message)
         if self._episodes is not None:
-            yield from self._episodes.finish(self._now_s)
+            yield from self._episodes.finish(self.now_s)
 
     def _follow(self, message: Levels | Shrug | Quality) -> Iterator[Message]:
         match message:
@@ -155,7 +168,7 @@ class _Session:
                 yield from self._advance(message)
 
     def _advance(self, levels: Levels) -> Iterator[Message]:
-        self._now_s = levels.at_s
+        self.now_s = levels.at_s
         self._rest.push(levels.frames_uv)
         valid = np.isfinite(levels.control_uv).any(axis=0)
         self.worn_s += self._chain.hop_s * int(valid.sum())
@@ -185,7 +198,7 @@ class _Session:
 
     def _calibrate(self, calibration: Calibration) -> Iterator[Message]:
         self._learned = None
-        self._calibration = calibration
+        self.calibration = calibration
         self._chain.calibrate(calibration)
         limits = [calibration.level_at_rve(self._settings.exposure.rest_rve, c) for c in range(len(self._quality))]
         self._rest = RecentRest(limits, self._chain.frame_s, self._settings.exposure)
@@ -203,7 +216,7 @@ class _Session:
             if cue.outcome == "given" and cue.pattern:
                 if self._feels_motor:
                     buzz_s = seconds_of(cue.pattern) + _MOTOR_LAG_S
-                    self._chain.blank(self._now_s + buzz_s + self._settings.cue.blank_s)
+                    self._chain.blank(self.now_s + buzz_s + self._settings.cue.blank_s)
                 if self._episodes is not None:
                     self._episodes.cued()
             yield replace(cue, episode_id=self._episodes.current if self._episodes else None)
@@ -213,7 +226,7 @@ class _Session:
         for c, name in enumerate(self.signal.channels):
             level = float(levels.control_uv[c, -1])
             known = bool(np.isfinite(level))
-            rve = self._calibration.rve(level, c) if self._calibration and known else None
+            rve = self.calibration.rve(level, c) if self.calibration and known else None
             channels.append(ChannelTension(name, level if known else None, rve, self._rest.pct(c)))
         return Tension(levels.at_s, tuple(channels), self._worst(), self._may_cue())
 
@@ -221,13 +234,15 @@ class _Session:
         return STATES[max(STATES.index(q.state) for q in self._quality)]
 
     def _may_cue(self) -> bool:
-        return self._settings.cue.enabled and self._calibration is not None and self._problem is None
+        return self._settings.cue.enabled and self.calibration is not None and self._problem is None
 
     def _state(self) -> WearerState:
         return WearerState(
-            at_s=self._now_s,
+            at_s=self.now_s,
             channels=tuple(
                 ChannelState(name, self._shrugging[c], self._quality[c].state, self._quality[c].reasons)
+                if self._problem is None
+                else ChannelState(name, None, "bad", ("no board",))
                 for c, name in enumerate(self.signal.channels)
             ),
             board_up=self._problem is None,
@@ -247,9 +262,9 @@ class _Session:
         return state
 
     def _about(self) -> About:
-        calibration = self._calibration
+        calibration = self.calibration
         return About(
-            at_s=self._now_s,
+            at_s=self.now_s,
             board=self._settings.board.kind,
             rate_hz=self.signal.rate_hz,
             channels=self.signal.channels,

@@ -1,6 +1,7 @@
 """What `demo`, `run` and `replay` show in the terminal: a live view, or plain lines where there is none."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -36,12 +37,16 @@ def words(message: Message, names: tuple[str, ...]) -> str | None:
         case About(rest_uv=None):
             text = "measuring the rest level: sit back, shoulders down"
         case About():
-            rest = ", ".join(f"{n} {v:.1f}" for n, v in zip(names, message.rest_uv or (), strict=True))
-            limits = ", ".join(f"{v:.0f}" for v in message.on_uv)
+            rest = ", ".join(f"{n} {_or_dash(v, 1)}" for n, v in zip(names, message.rest_uv or (), strict=True))
+            limits = ", ".join(_or_dash(v, 0) for v in message.on_uv)
             text = f"rest {rest} µV, shrug from {limits} µV ({message.calibration_source})"
         case _:
             return None
     return text
+
+
+def _or_dash(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "--"
 
 
 def _cue(cue: Cue) -> str:

@@ -14,6 +14,7 @@ from dsp.filters import FilterSettings
 from dsp.level import LevelSettings
 from dsp.parameters import parameter
 from dsp.quality import QualitySettings
+from firmware_bridge.boards import BOARDS
 
 _UNIT_WORDS = {"s": "seconds", "Hz": "hertz", "%": "per cent"}
 
@@ -35,7 +36,7 @@ class WearerSettings:
 class BoardSettings:
     """The sensor board."""
 
-    kind: str = parameter("unshrug", "Which board; `unshrug boards` lists them.")
+    kind: str = parameter("unshrug", "Which board; `unshrug boards` tells more.", choices=tuple(BOARDS))
     port: str = parameter("auto", "Its port: auto, usb:VID:PID[:SERIAL], a device such as /dev/ttyACM0, or a URL.")
     baud: int = parameter(0, "Speed of the serial line; 0 is what the board uses.", unit="baud", low=0, high=4_000_000)
     rate_hz: float = parameter(
@@ -150,7 +151,7 @@ class Settings:
 def load_settings(path: Path) -> Settings:
     """Read settings from a TOML file; what it leaves out keeps its default. Raises SettingsError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

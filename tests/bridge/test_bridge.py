@@ -230,7 +230,7 @@ def test_wrong_rate_is_named(factor: float, wrong: bool) -> None:
     assert (problem is not None) == wrong
     if problem:
         assert problem.startswith("the board sends ")
-        assert problem.endswith("samples/s; expected 1000")
+        assert problem.endswith("samples/s; expected 1000 (board.rate_hz)")
         assert float(problem.split()[3]) == pytest.approx(1000 * factor, rel=0.01)
     assert free.problem(now_s) is None
 

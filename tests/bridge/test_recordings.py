@@ -210,7 +210,7 @@ def test_time_that_does_not_advance_is_said_with_its_line_in_spite_of_blank_line
     rows = [f"{k / 1000},{k}" for k in range(20)]
     rows[6] = "0.002,6"
     message = error_of(write("\n".join(["time_s,emg_uV", *rows[:3], "", *rows[3:]])), ReadOptions())
-    assert message == "line 9, column time_s: time does not advance"
+    assert message == "line 9, column time_s: time does not advance (or give --rate HZ)"
 
 
 @pytest.mark.parametrize(("name", "tick_s"), [("time_s", 1.0), ("time_ms", 1e-3)])
@@ -470,3 +470,16 @@ def test_real_opensignals_files_are_read_whole(opensignals: Path) -> None:
             assert codes[row].tolist() == [float(cell) for cell in rows[row].split()[-len(names) :]], path.name
         read += 1
     assert read > 15
+
+
+def test_empty_line_in_a_file_of_one_column_is_a_lost_sample(write: Write) -> None:
+    recording = open_recording(write("emg\n1\n\n3\n\n\n"), UV_1K)
+    assert same(values_of(recording), [[1], [NAN], [3]])
+
+
+@pytest.mark.parametrize(("name", "tick_s"), [("Time (s)", 1.0), ("time[ms]", 1e-3), ("T_us", 1e-6), ("millis", 1e-3)])
+def test_time_column_is_known_however_it_is_spelt(write: Write, name: str, tick_s: float) -> None:
+    rows = "".join(f"{k * 0.002 / tick_s:g},{k}\n" for k in range(10))
+    recording = open_recording(write(f"{name},left\n{rows}"), ReadOptions(units="uV"))
+    assert recording.signal.rate_hz == 500
+    assert recording.signal.channels == ("left",)

@@ -104,3 +104,20 @@ def test_our_broker_dies_with_us_even_when_we_are_killed(tmp_path: Path) -> None
         watchdog.cancel()
     eventually(lambda: not answers(LOOPBACK, port))
     eventually(lambda: brokers_of(port) == [])
+
+
+def test_what_is_no_broker_is_not_taken_for_one() -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+
+        def be_a_web_server() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=be_a_web_server)
+        thread.start()
+        with pytest.raises(BrokerError, match=f"{LOOPBACK}:{port} is no MQTT broker"):
+            find_broker(MqttSettings(port=port))
+        thread.join()

@@ -193,7 +193,7 @@ def test_replay_shows_the_shrug_and_its_cue(session: Path) -> None:
 
 CONFIGS: dict[str, tuple[str, str]] = {
     "unknown key": ("[shrug]\nheld_ms = 3", r"mine\.toml: shrug\.held_ms: unknown key; did you mean held_s"),
-    "unknown board": ('[board]\nkind = "muse"', r"board\.kind: unknown board 'muse'; expected unshrug or"),
+    "unknown board": ('[board]\nkind = "muse"', r"board\.kind: expected .unshrug. or"),
     "no rate": ('[board]\nkind = "ascii"', r"board\.rate_hz: expected the rate"),
     "no scale": ('[board]\nkind = "ascii"\nrate_hz = 1000', r"board\.uv_per_count: expected the µV"),
     "not toml": ("[shrug", r"mine\.toml: not TOML"),
@@ -380,3 +380,16 @@ def test_check_names_what_is_wrong_and_ends_with_1(tmp_path: Path, called: Run, 
     assert list(lines) == ["settings", "port", "broker", "motor", "clock"]
     assert lines["settings"].startswith("FAIL")
     assert "mine.toml: cue.per_huor: unknown key; did you mean per_hour" in lines["settings"]
+
+
+def test_a_second_service_for_the_same_wearer_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text('[wearer]\nid = "only-one"\n[board]\nport = "/dev/not-there"\n[mqtt]\nenabled = false\n')
+    first = subprocess.Popen([UNSHRUG, "run", "--config", config], stdout=subprocess.PIPE, text=True)
+    assert first.stdout
+    assert "motor" in first.stdout.readline()
+    second = unshrug("run", "--config", config)
+    first.terminate()
+    first.communicate()
+    assert (first.returncode, second.returncode) == (0, 1)
+    assert second.stderr.splitlines()[-1].startswith("unshrug: wearer.id: another unshrug runs for 'only-one'")

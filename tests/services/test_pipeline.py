@@ -190,6 +190,22 @@ def test_a_board_in_trouble_is_a_state_and_no_cue() -> None:
     assert of(Tension, after) != []
 
 
+def test_a_board_that_stays_away_ends_what_was_on_and_is_not_learned_again() -> None:
+    pipeline = Pipeline(Settings())
+    day = samples(replace(REST, seconds=12), replace(SHRUG, seconds=20))
+    rest = day[:1000]
+    run(pipeline, blocks(day[:21_000]), finish=False)
+    (down,) = of(WearerState, pipeline.board("unplugged", 21.5))
+    assert [(c.shrug, c.quality, c.reasons) for c in down.channels] == [(None, "bad", ("no board",))] * 2
+    assert down.at_s == 21.5
+    assert list(pipeline.away(80.0)) == []
+    ended = list(pipeline.away(82.0))
+    assert [(s.phase, s.truncated) for s in of(Shrug, ended)] == [("ended", True)] * 2
+    assert [e.event for e in of(Episode, ended)] == ["ended"]
+    back = [*pipeline.board(None, 100.0), *pipeline.process(SampleBlock(SIGNAL, 100_000, rest))]
+    assert [about.calibration_source for about in of(About, back)] == ["rest at the start"]
+
+
 def test_lost_data_in_a_shrug_cut_it_off_and_are_no_rest() -> None:
     gap = [*blocks(WORKDAY[:9000]), *blocks(WORKDAY[12000:], start=12000)]
     messages = run(Pipeline(CALIBRATED), gap)
