@@ -108,7 +108,10 @@ class Haptics:
             if self._device.closed or self._device.value == drive:
                 return
             self._device.value = drive
-        self._on_change(drive)
+        try:
+            self._on_change(drive)
+        except Exception:  # whoever watches must not stop the motor's thread
+            log.exception("nobody could be told that the motor is at %g", drive)
 
 
 def _open(settings: MotorSettings, *, simulated: bool) -> tuple[Any, str]:

@@ -204,3 +204,25 @@ def test_a_simulated_motor_says_so_and_leaves_the_pins_alone(pins: MockFactory) 
         PWMOutputDevice(VIBRATION.pin).close()
     with motor(BUZZER, felt, simulated=True) as haptics:
         assert haptics.name == "Buzzer on GPIO23, MockFactory"
+
+
+def test_a_watcher_that_fails_neither_stops_the_pattern_nor_leaves_the_motor_on(
+    pins: MockFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[float] = []
+    done = threading.Event()
+
+    def fail(drive: float) -> None:
+        told.append(drive)
+        if len(told) == 4:
+            done.set()
+        raise BrokenPipeError("nobody looks")
+
+    haptics = Haptics(MotorSettings(), on_change=fail)
+    with vouched_for(haptics):
+        haptics.accept(cue())
+        assert done.wait(2)
+    assert told == [0.6, 0.0, 0.6, 0.0]
+    haptics.close()
+    assert pins.pin(MotorSettings().pin).state == 0
+    assert "nobody could be told" in caplog.text
