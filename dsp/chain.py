@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.detect import Shrug, ShrugDetector, ShrugSettings, Thresholds, thresholds
+from dsp.disturbance import FilteredChecks, Survey
 from dsp.exposure import ExposureSettings
-from dsp.filters import BandPass, FilterSettings
+from dsp.filters import Band, ChangingBandPass, FilterSettings, band_of
 from dsp.level import LevelSettings, RmsFrames
-from dsp.quality import Quality, QualityMeter, QualitySettings
+from dsp.quality import BLOCK_S, Counts, Flags, Quality, QualitySettings, QuickChecks, Verdicts, is_bad
 from dsp.reference import Calibration
 from firmware_bridge.blocks import SampleBlock, Signal
 
@@ -34,27 +35,44 @@ class ChainSettings:
 class Levels:
     """Amplitudes in µV, NaN where unknown.
 
-    `control_uv` has the shape (channels, hops), the last hop ending at `at_s`; `frames_uv` the shape
-    (channels, exposure frames completed since the last message). `on` says per channel whether a raise is on.
+    `control_uv` has the shape (channels, hops), the last hop ending at `at_s`. `frames_uv` has the shape
+    (channels, exposure frames), the last frame ending at `frames_at_s`: a frame waits until its second is judged.
+    `on` says per channel whether a raise is on and its level known now.
     """
 
     at_s: float
     control_uv: Array
     frames_uv: Array
+    frames_at_s: float
     on: tuple[bool, ...]
 
 
-Message = Levels | Shrug | Quality
+@dataclass(frozen=True, slots=True)
+class BandChange:
+    """From `at_s` on the levels are those of this band."""
+
+    at_s: float
+    band: Band
+
+
+Message = Levels | Shrug | Quality | BandChange
 
 
 class Chain:
     """Filter, measure, judge and detect, in whole hops counted from sample 0, so that no cut changes the result.
 
-    Without a calibration levels and quality are measured and no shrug is looked for.
+    Without a calibration levels and quality are measured and no shrug is looked for. `band` is what to begin with
+    where that is known already: levels can only be compared within one band.
     Raises SignalError where the rate is too low for the band.
     """
 
-    def __init__(self, signal: Signal, settings: ChainSettings, first_sample: int = 0) -> None:
+    def __init__(
+        self,
+        signal: Signal,
+        settings: ChainSettings,
+        first_sample: int = 0,
+        band: Band | None = None,
+    ) -> None:
         channels = len(signal.channels)
         self.signal = signal
         self.settings = settings
@@ -65,15 +83,28 @@ class Chain:
         missing = settings.level.max_missing_pct / 100
         hops = max(1, round(settings.level.window_s / self.hop_s))
         self._window_s = hops * self.hop_s
-        self._band = BandPass(settings.filter, signal.rate_hz, channels)
+        block = max(1, round(BLOCK_S / self.hop_s)) * self.hop
+        band = band or band_of(settings.filter, signal.rate_hz)
+        self.first_band = band
+        self._filter = ChangingBandPass(band, signal.rate_hz, channels)
         self._control = RmsFrames(self.hop, hops, channels, missing)
         self._exposure = RmsFrames(frame, 1, channels, missing)
-        self._quality = QualityMeter(signal, settings.quality, self.hop)
+        self._hops, before = divmod(first_sample, self.hop)
+        self._first = self._hops
+        self._quick = QuickChecks(signal, settings.quality, self.hop)
+        self._survey = Survey(signal, settings.quality, settings.filter, band, block)
+        self._checks = FilteredChecks(channels, signal.rate_hz, settings.quality, block)
+        self._verdicts = Verdicts(channels, self._hops, self.hop_s)
+        self._judged = _Judged(channels, block // self.hop, block, frame)
         self._detectors: list[ShrugDetector] = []
         self.thresholds: list[Thresholds] = []
-        self._hops, before = divmod(first_sample, self.hop)
         self._pending = np.full((channels, before), np.nan)
         self._blank_until = 0
+
+    @property
+    def band(self) -> Band:
+        """The band that the filter has, or is going over to."""
+        return self._filter.band
 
     @property
     def samples(self) -> int:
@@ -83,6 +114,7 @@ class Chain:
     def calibrate(self, calibration: Calibration) -> None:
         """Look for shrugs from here on, by these levels; what was under way is forgotten."""
         self.thresholds = [thresholds(calibration, c, self.settings.shrug) for c in range(len(self.signal.channels))]
+        self._checks.calibrate(calibration.rest_uv)
         self._detectors = [
             ShrugDetector(c, limits, self.settings.shrug, self.hop_s, self._hops, window_s=self._window_s)
             for c, limits in enumerate(self.thresholds)
@@ -113,7 +145,9 @@ class Chain:
 
     def finish(self) -> list[Message]:
         """End what is still on: the recording ends here. A last incomplete hop is left out."""
-        return [shrug for detector in self._detectors for shrug in detector.finish()]
+        codes, frames = self._judged.finish()
+        shrugs = [shrug for detector in self._detectors for shrug in detector.finish()]
+        return [*self._verdicts.push(codes), *shrugs, self._levels(np.empty((len(codes), 0)), frames)]
 
     def _take(self, x: Array) -> list[Message]:
         x = np.concatenate([self._pending, x], axis=1)
@@ -122,22 +156,102 @@ class Chain:
         return self._whole_hops(np.ascontiguousarray(x[:, : hops * self.hop])) if hops else []
 
     def _whole_hops(self, x: Array) -> list[Message]:
-        first, hops = self._hops, x.shape[1] // self.hop
-        quality, unusable = self._quality.push(x, first, self.hop_s)
-        y = self._band.filter(x)
+        first = self._hops
+        quick = self._quick.push(x)
+        survey = self._survey.push(x)
+        y, changes = self._filtered(x, survey.changes)
         blank = self._blank_until - first * self.hop
         if blank > 0:
             y[:, :blank] = np.nan
+        unusable = is_bad(quick, "saturation", "flat")
         if unusable.any():
             y[np.repeat(unusable, self.hop, axis=1)] = np.nan
+        codes, frames, known_bad = self._judged.push(quick, survey.codes | self._checks.push(y), self._exposure.push(y))
         control = self._control.push(y)
-        frames = self._exposure.push(y)
+        control[known_bad] = np.nan
         shrugs = [shrug for c, d in enumerate(self._detectors) for shrug in d.push(control[c])]
-        self._hops += hops
-        on = tuple(d.on for d in self._detectors) or (False,) * len(x)
-        steps: list[Shrug | Quality] = [*quality, *shrugs]
-        return [*sorted(steps, key=self._known_at), Levels(self._hops * self.hop_s, control, frames, on)]
+        self._hops += x.shape[1] // self.hop
+        steps: list[Shrug | BandChange | Quality] = [*shrugs, *changes, *self._verdicts.push(codes)]
+        return [*sorted(steps, key=self._known_at), self._levels(control, frames)]
 
-    def _known_at(self, message: Shrug | Quality) -> int:
-        """Return the hop after which a message is known: a quality holds from its hop's start, a shrug at its end."""
-        return round(message.at_s / self.hop_s) + isinstance(message, Quality)
+    def _levels(self, control: Array, frames: Array) -> Levels:
+        on = tuple(bool(d.on and np.isfinite(control[c, -1:]).any()) for c, d in enumerate(self._detectors))
+        frames_at_s = self._first * self.hop_s + self._judged.frames * self.frame_s
+        return Levels(self._hops * self.hop_s, control, frames, frames_at_s, on or (False,) * len(control))
+
+    def _filtered(self, x: Array, changes: tuple[tuple[int, Band], ...]) -> tuple[Array, list[BandChange]]:
+        """Filter, going over to another band after the block that called for it."""
+        if not changes:
+            return self._filter.filter(x), []
+        parts, done, said = [], 0, []
+        for blocks, band in changes:
+            hop = self._first + blocks * self._judged.block_hops
+            at = (hop - self._hops) * self.hop
+            parts.append(self._filter.filter(x[:, done:at]))
+            self._filter.change(band)
+            done = at
+            said.append(BandChange(hop * self.hop_s + self._filter.CHANGE_S, band))
+        if done < x.shape[1]:
+            parts.append(self._filter.filter(x[:, done:]))
+        return np.concatenate(parts, axis=1), said
+
+    def _known_at(self, message: Shrug | Quality | BandChange) -> int:
+        """Return the hop after which a message is known: a quality at the end of the block that it is about."""
+        match message:
+            case Shrug():
+                return round(message.at_s / self.hop_s)
+            case BandChange():
+                return round((message.at_s - self._filter.CHANGE_S) / self.hop_s)
+            case Quality():
+                hops = self._judged.block_hops
+                return self._first + ((round(message.at_s / self.hop_s) - self._first) // hops + 1) * hops
+
+
+class _Judged:
+    """Hold back what waits for its block's verdict: the codes of hops, and the exposure frames."""
+
+    def __init__(self, channels: int, block_hops: int, block: int, frame: int) -> None:
+        self.block_hops = block_hops
+        self.frames = 0  # frames let go so far
+        self._block = block
+        self._frame = frame
+        self._blocks = 0
+        self._last: Counts = np.zeros((channels, 1), dtype=np.int64)
+        self._codes: Counts = np.zeros((channels, 0), dtype=np.int64)
+        self._waiting = np.empty((channels, 0))
+
+    def push(self, quick: Counts, slow: Counts, frames: Array) -> tuple[Counts, Array, Flags]:
+        """Take codes of hops, codes of the blocks that are complete now, and exposure frames.
+
+        Return the codes of the hops and the frames whose blocks are judged, and which of the hops given (the same
+        number as `quick`) come after a block known to be bad.
+        """
+        verdicts = np.concatenate([self._last, slow], axis=1)
+        block_of = (self._codes.shape[1] + np.arange(quick.shape[1])) // self.block_hops
+        known_bad = is_bad(verdicts)[:, block_of]
+        codes: Counts = np.concatenate([self._codes, quick], axis=1)
+        whole = slow.shape[1] * self.block_hops
+        self._codes = codes[:, whole:]
+        self._waiting = np.concatenate([self._waiting, frames], axis=1)
+        self._blocks += slow.shape[1]
+        self._last = verdicts[:, -1:]
+        released = self._release(verdicts, self._blocks * self._block // self._frame)
+        return codes[:, :whole] | np.repeat(slow, self.block_hops, axis=1), released, known_bad
+
+    def finish(self) -> tuple[Counts, Array]:
+        """Let the rest go: its block is taken to be as the last one was."""
+        return self._codes | self._last, self._release(
+            np.repeat(self._last, 2, axis=1), self.frames + self._waiting.shape[1]
+        )
+
+    def _release(self, verdicts: Counts, until: int) -> Array:
+        """Return the frames before number `until`, NaN where they touch a bad block."""
+        number = np.arange(self.frames, until)
+        first = self._blocks - verdicts.shape[1]
+        ends = np.stack([number * self._frame, (number + 1) * self._frame - 1]) // self._block - first
+        bad = is_bad(verdicts)[:, np.clip(ends, 0, verdicts.shape[1] - 1)].any(axis=1)
+        released = self._waiting[:, : len(number)]
+        released[bad] = np.nan
+        self._waiting = self._waiting[:, len(number) :].copy()
+        self.frames = until
+        return released

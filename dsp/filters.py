@@ -1,10 +1,12 @@
 """The causal EMG band-pass: one filter for live and stored data, with its state kept between calls."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import butter, iirnotch, sosfilt, sosfilt_zi, tf2sos
+from scipy.signal import butter, iirnotch, sosfilt, sosfilt_zi, sosfreqz, tf2sos
 
 from dsp.parameters import parameter
 
@@ -19,24 +21,54 @@ class SignalError(ValueError):
     """The signal cannot be processed as asked; the message says what was expected."""
 
 
+Mains = Literal["auto", "off", "50", "60"]
+
+
 @dataclass(frozen=True, slots=True)
 class FilterSettings:
-    """Band-pass and notch; the corner frequencies follow De Luca 2010 and Drake & Callaghan 2006."""
+    """Band-pass and notches; the corner frequencies follow De Luca 2010 and Drake & Callaghan 2006."""
 
     high_pass_hz: float = parameter(
         30.0, "Lower corner of the EMG band; 30 Hz removes most of the heartbeat.", unit="Hz", low=20, high=60
     )
+    heart_high_pass_hz: float = parameter(
+        40.0,
+        "Lower corner from when on the heartbeat shows in the rest all the same; never below high_pass_hz.",
+        unit="Hz",
+        low=20,
+        high=60,
+    )
     low_pass_hz: float = parameter(
         450.0, "Upper corner of the EMG band; lowered by itself for slow boards.", unit="Hz", low=60, high=500
     )
-    notch_hz: float = parameter(
-        0.0, "Mains frequency to remove; 0 leaves the signal as it is.", unit="Hz", choices=(0.0, 50.0, 60.0)
+    mains: str = parameter(
+        "auto",
+        "Mains hum: auto notches it, and those harmonics that are strong, where it is strong; 50 or 60 always does.",
+        choices=get_args(Mains),
     )
-    notch_q: float = parameter(30.0, "Quality factor of the notch: its frequency over its width.", low=5, high=100)
+    notch_q: float = parameter(30.0, "Quality factor of a notch: its frequency over its width.", low=5, high=100)
 
 
-def passband(settings: FilterSettings, rate_hz: float) -> tuple[float, float]:
-    """Return the corner frequencies in Hz as adapted to the sampling rate.
+@dataclass(frozen=True, slots=True)
+class Band:
+    """What is left of the signal: corner frequencies and notches in Hz, as used and not as asked for."""
+
+    low_hz: float
+    high_hz: float
+    notches_hz: tuple[float, ...] = ()
+    notch_q: float = 30.0
+
+    def with_notches(self, frequencies_hz: Iterable[float]) -> "Band":
+        """Return the band with more notches."""
+        return replace(self, notches_hz=tuple(sorted({*self.notches_hz, *frequencies_hz})))
+
+    def above(self, low_hz: float) -> "Band":
+        """Return the band with a higher lower corner, as far as an octave remains."""
+        return replace(self, low_hz=max(self.low_hz, min(low_hz, self.high_hz / 2)))
+
+
+def band_of(settings: FilterSettings, rate_hz: float) -> Band:
+    """Return the band to begin with, adapted to the sampling rate.
 
     Raises SignalError where the rate leaves no band of at least one octave.
     """
@@ -52,19 +84,25 @@ def passband(settings: FilterSettings, rate_hz: float) -> tuple[float, float]:
             f"sampling rate {rate_hz:g} Hz is too low for EMG above {low:g} Hz; "
             f"expected {2 * low / share:.0f} Hz or more"
         )
-    return low, high
+    band = Band(low, high, notch_q=settings.notch_q)
+    hum_hz = float(settings.mains) if settings.mains in ("50", "60") else 0.0
+    return band.with_notches([hum_hz]) if 0 < hum_hz < 0.45 * rate_hz else band
 
 
-def design(settings: FilterSettings, rate_hz: float) -> Array:
-    """Return second-order sections: 4th-order Butterworth high-pass, then low-pass, then the notch if any."""
-    low, high = passband(settings, rate_hz)
+def design(band: Band, rate_hz: float) -> Array:
+    """Return second-order sections: 4th-order Butterworth high-pass, then low-pass, then the notches."""
     sections = [
-        butter(4, low, "highpass", fs=rate_hz, output="sos"),
-        butter(4, high, "lowpass", fs=rate_hz, output="sos"),
+        butter(4, band.low_hz, "highpass", fs=rate_hz, output="sos"),
+        butter(4, band.high_hz, "lowpass", fs=rate_hz, output="sos"),
     ]
-    if settings.notch_hz and settings.notch_hz < 0.45 * rate_hz:
-        sections.append(tf2sos(*iirnotch(settings.notch_hz, settings.notch_q, fs=rate_hz)))
+    sections += [tf2sos(*iirnotch(hz, band.notch_q, fs=rate_hz)) for hz in band.notches_hz]
     return np.vstack(sections)
+
+
+def response(band: Band, rate_hz: float, hz: Array) -> Array:
+    """Return the power gain at frequencies `hz`, without the notches."""
+    _, gain = sosfreqz(design(replace(band, notches_hz=()), rate_hz), hz, fs=rate_hz)
+    return np.asarray(np.abs(gain) ** 2)
 
 
 class BandPass:
@@ -75,8 +113,8 @@ class BandPass:
     always been there, and 150 ms are unusable: a 1 mV step rings for 95 ms.
     """
 
-    def __init__(self, settings: FilterSettings, rate_hz: float, channels: int) -> None:
-        self._sos = design(settings, rate_hz)
+    def __init__(self, band: Band, rate_hz: float, channels: int) -> None:
+        self._sos = design(band, rate_hz)
         self._resting = sosfilt_zi(self._sos)
         self._bridge = round(0.020 * rate_hz)
         self._settle_short = round(0.020 * rate_hz)
@@ -136,3 +174,44 @@ class BandPass:
             _, self._state[:, c] = sosfilt(self._sos, held, zi=self._state[:, c])
         # Past the bridge only "too long" matters, so the count stays bounded over days of silence.
         self._missing[c] = min(int(self._missing[c]) + samples, self._bridge + 1)
+
+
+class ChangingBandPass:
+    """A band-pass that changes its band without a click.
+
+    The new filter runs beside the old one until its notches have settled (a 50 Hz tone is down to 1 % after
+    0.88 s), then the output fades from one to the other.
+    """
+
+    SETTLE_S = 1.0
+    FADE_S = 0.1
+    CHANGE_S = SETTLE_S + FADE_S
+
+    def __init__(self, band: Band, rate_hz: float, channels: int) -> None:
+        self.band = band
+        self._rate_hz = rate_hz
+        self._channels = channels
+        self._settle = round(self.SETTLE_S * rate_hz)
+        self._fade = max(1, round(self.FADE_S * rate_hz))
+        self._now = BandPass(band, rate_hz, channels)
+        self._next: BandPass | None = None
+        self._age = 0
+
+    def change(self, band: Band) -> None:
+        """Go over to another band from the next sample on; not again before that is done."""
+        self.band = band
+        self._next = BandPass(band, self._rate_hz, self._channels)
+        self._age = 0
+
+    def filter(self, x: Array) -> Array:
+        """Filter raw values of shape (channels, samples); NaN in the result marks what is unusable."""
+        y = self._now.filter(x)
+        if self._next is None:
+            return y
+        z = self._next.filter(x)
+        share = np.clip((np.arange(self._age, self._age + x.shape[1]) - self._settle) / self._fade, 0.0, 1.0)
+        self._age += x.shape[1]
+        if self._age >= self._settle + self._fade:
+            self._now, self._next = self._next, None
+        mixed = np.where(share == 1.0, z, y + share * (z - y))
+        return np.where(share == 0.0, y, mixed)

@@ -1,4 +1,4 @@
-"""Whether the signal can be trusted, and why not: saturation, a flat line, lost samples."""
+"""Whether the signal can be trusted, and why not, second by second."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,10 +11,16 @@ from firmware_bridge.blocks import Signal
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 State = Literal["ok", "warn", "bad"]
+Reason = Literal["saturation", "flat", "mains", "lead_off", "motion", "ecg", "noise", "lost"]
 
 STATES: tuple[State, State, State] = ("ok", "warn", "bad")
-_LOOK_BACK_S = 1.0
+# A code holds a grade (0 ok, 1 warn, 2 bad) for each reason, two bits each, in this order.
+REASONS: tuple[Reason, ...] = ("saturation", "flat", "mains", "lead_off", "motion", "ecg", "noise", "lost")
+_ONES = sum(1 << 2 * k for k in range(len(REASONS)))
+_ANY_BAD = 1 << 2 * len(REASONS)
+BLOCK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,38 @@ class QualitySettings:
         low=0.02,
         high=5,
     )
+    flat_rest_ratio: float = parameter(
+        0.2, "Less than this share of the rest level is a dead channel.", unit="x rest", low=0.0, high=0.5
+    )
+    mains_warn_db: float = parameter(
+        9.0, "EMG over mains hum below which there is a warning, and a notch.", unit="dB", low=0, high=30
+    )
+    mains_bad_db: float = parameter(
+        -10.0, "EMG over mains hum below which the signal is nothing but hum.", unit="dB", low=-40, high=0
+    )
+    drift_warn_uv: float = parameter(
+        100.0, "RMS of what is slower than 10 Hz that is worth a warning.", unit="µV", low=1, high=100_000
+    )
+    drift_bad_uv: float = parameter(
+        500.0, "RMS of what is slower than 10 Hz that makes the signal bad.", unit="µV", low=1, high=100_000
+    )
+    motion_warn_db: float = parameter(
+        12.0, "EMG over movement that passes the high-pass, below which there is a warning.", unit="dB", low=0, high=30
+    )
+    motion_bad_db: float = parameter(
+        6.0, "EMG over movement that passes the high-pass, below which the signal is bad.", unit="dB", low=-20, high=30
+    )
+    lead_off_uv: float = parameter(
+        1000.0, "RMS of the raw signal that no worn electrode has ...", unit="µV", low=100, high=100_000
+    )
+    lead_off_share_pct: float = parameter(
+        5.0, "... where less than this share of it is EMG, for 2 s.", unit="%", low=0.1, high=50
+    )
+    spikes_warn: float = parameter(1.0, "Spikes in a second that are worth a warning.", unit="1/s", low=1, high=50)
+    spikes_bad: float = parameter(6.0, "Spikes in a second that make the signal bad.", unit="1/s", low=1, high=50)
+    noise_uv: float = parameter(
+        5.0, "Quietest level of the last 10 minutes that is worth a warning.", unit="µV", low=0.5, high=1000
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +90,19 @@ class Quality:
     reasons: tuple[str, ...] = ()
 
 
-class QualityMeter:
-    """Judge each hop of raw values by the second that ends with it.
+def graded(reason: Reason, grade: Counts) -> Counts:
+    """Return the code that has this grade for this reason."""
+    return np.asarray(grade, dtype=np.int64) << 2 * REASONS.index(reason)
+
+
+def is_bad(code: Counts, *reasons: Reason) -> Flags:
+    """Tell whether any of the reasons, or any at all, is bad."""
+    mask = sum(2 << 2 * REASONS.index(reason) for reason in reasons or REASONS)
+    return np.asarray(code & mask != 0)
+
+
+class QuickChecks:
+    """Judge each hop of raw values by the second that ends with it: clipped, lost, flat.
 
     A flat line is bad at once, and good again with the first value that differs: on a coarse ADC a muscle at rest is
     flat too, and the contraction after it must not be missed.
@@ -61,7 +110,7 @@ class QualityMeter:
 
     def __init__(self, signal: Signal, settings: QualitySettings, hop: int) -> None:
         self._hop = hop
-        self._back = max(1, round(_LOOK_BACK_S * signal.rate_hz / hop))
+        self._back = max(1, round(BLOCK_S * signal.rate_hz / hop))
         self._flat_run = max(10, round(settings.flat_s * signal.rate_hz))
         window = self._back * hop / 100
         self._saturated_limits = settings.saturated_warn_pct * window, settings.saturated_bad_pct * window
@@ -74,9 +123,7 @@ class QualityMeter:
         """Forget everything, as before the first sample."""
         self._saturated: Counts = np.zeros((self._channels, self._back - 1), dtype=np.int64)
         self._lost: Counts = np.zeros((self._channels, self._back - 1), dtype=np.int64)
-        self._last = np.full((self._channels, 1), np.nan)
-        self._run: Counts = np.zeros((self._channels, 1), dtype=np.int64)
-        self._code: Counts = np.zeros(self._channels, dtype=np.int64)
+        self._tail = np.full((self._channels, self._flat_run - 1), np.nan)
 
     @staticmethod
     def _near_rails(signal: Signal) -> tuple[float, float] | None:
@@ -86,41 +133,46 @@ class QualityMeter:
         low, high = signal.rails_uv
         return low + 0.01 * (high - low), high - 0.01 * (high - low)
 
-    def push(self, x: Array, first_hop: int, hop_s: float) -> tuple[list[Quality], NDArray[np.bool_]]:
-        """Take raw values of shape (channels, whole hops of samples).
-
-        Return each change of a channel's quality, and which hops of shape (channels, hops) are unusable.
-        """
+    def push(self, x: Array) -> Counts:
+        """Take raw values of shape (channels, whole hops of samples); return a code for each hop."""
         hops = x.shape[1] // self._hop
+        finite = np.isfinite(x)
+        lost = self._per_hop(~finite, hops) if not finite.all() else np.zeros((self._channels, hops), dtype=np.int64)
         saturated, self._saturated = self._recent(self._saturated, self._clipped(x, hops))
-        lost, self._lost = self._recent(self._lost, (~np.isfinite(x)).reshape(-1, hops, self._hop).sum(axis=2))
-        flat = self._is_flat(x).reshape(-1, hops, self._hop).any(axis=2)
-        grade_s, grade_l = _grade(saturated, self._saturated_limits), _grade(lost, self._lost_limits)
-        worst = np.maximum(np.maximum(grade_s, grade_l), 2 * flat)
-        code = 8 * worst + 1 * (grade_s > 0) + 2 * (grade_l > 0) + 4 * flat
-        changes: list[Quality] = []
-        for c in range(self._channels):
-            line = np.concatenate([self._code[c : c + 1], code[c]])
-            changes += [
-                _quality(c, (first_hop + int(h)) * hop_s, int(code[c, h])) for h in np.flatnonzero(np.diff(line))
-            ]
-        self._code = code[:, -1].copy()
-        return changes, flat | (grade_s == 2)
+        lost, self._lost = self._recent(self._lost, lost)
+        flat = self._is_flat(x, hops)
+        return (
+            graded("saturation", _grade(saturated, self._saturated_limits))
+            | graded("lost", _grade(lost, self._lost_limits))
+            | graded("flat", 2 * flat.astype(np.int64))
+        )
+
+    def _per_hop(self, flags: Flags, hops: int) -> Counts:
+        return np.asarray(flags.reshape(self._channels, hops, self._hop).sum(axis=2))
 
     def _clipped(self, x: Array, hops: int) -> Counts:
         if self._rails is None:
             return np.zeros((self._channels, hops), dtype=np.int64)
         low, high = self._rails
-        return np.asarray(((x <= low) | (x >= high)).reshape(-1, hops, self._hop).sum(axis=2))
+        if low < x.min() and x.max() < high:  # false where a value is lost
+            return np.zeros((self._channels, hops), dtype=np.int64)
+        return self._per_hop((x <= low) | (x >= high), hops)
 
-    def _is_flat(self, x: Array) -> NDArray[np.bool_]:
-        """Mark the samples at which the same value has come `flat_run` times or more in a row."""
-        index = np.arange(x.shape[1])
-        changed = x != np.concatenate([self._last, x[:, :-1]], axis=1)
-        since = np.maximum.accumulate(np.where(changed, index, -self._run), axis=1)
-        run = index - since + 1
-        self._last, self._run = x[:, -1:].copy(), np.minimum(run[:, -1:], self._flat_run)
-        return run >= self._flat_run
+    def _is_flat(self, x: Array, hops: int) -> Flags:
+        """Tell in which hops the same value has come `flat_run` times or more in a row."""
+        line = np.concatenate([self._tail, x], axis=1)
+        self._tail = line[:, line.shape[1] - self._flat_run + 1 :].copy()
+        # So long a run holds at least four of the points looked at here; most signals stop at this.
+        coarse = line[:, :: max(1, self._flat_run // 4)]
+        same = coarse[:, 1:] == coarse[:, :-1]
+        if not (same[:, 2:] & same[:, 1:-1] & same[:, :-2]).any():
+            return np.zeros((self._channels, hops), dtype=bool)
+        index = np.arange(line.shape[1])
+        changed = np.ones(line.shape, dtype=bool)
+        changed[:, 1:] = line[:, 1:] != line[:, :-1]
+        since = np.maximum.accumulate(np.where(changed, index, 0), axis=1)
+        flat = (index - since + 1 >= self._flat_run)[:, self._flat_run - 1 :]
+        return np.asarray(flat.reshape(self._channels, hops, self._hop).any(axis=2))
 
     def _recent(self, before: Counts, new: Counts) -> tuple[Counts, Counts]:
         line = np.concatenate([before, new], axis=1)
@@ -135,6 +187,27 @@ def _grade(count: Counts, limits: tuple[float, float]) -> Counts:
     return (count >= max(warn - 1e-6, 1)).astype(np.int64) + (count >= max(bad - 1e-6, 1))
 
 
+class Verdicts:
+    """Put together what is known of each hop once its block is judged; say when it changes."""
+
+    def __init__(self, channels: int, first_hop: int, hop_s: float) -> None:
+        self._hop_s = hop_s
+        self._hop = first_hop
+        self._code: Counts = np.zeros((channels, 1), dtype=np.int64)
+
+    def push(self, codes: Counts) -> list[Quality]:
+        """Take the codes of the next hops, of shape (channels, hops); return each change of a channel's quality."""
+        bad = codes >> 1 & _ONES
+        codes = np.where(bad != 0, _ANY_BAD, 0) | bad | codes & _ONES
+        line = np.concatenate([self._code, codes], axis=1)
+        first, self._hop = self._hop, self._hop + codes.shape[1]
+        self._code = line[:, -1:].copy()
+        return [
+            _quality(int(c), (first + int(h)) * self._hop_s, int(codes[c, h]))
+            for c, h in np.argwhere(np.diff(line, axis=1))
+        ]
+
+
 def _quality(channel: int, at_s: float, code: int) -> Quality:
-    reasons = tuple(reason for bit, reason in enumerate(("saturation", "lost", "flat")) if code >> bit & 1)
-    return Quality(channel, at_s, STATES[code >> 3], reasons)
+    reasons = tuple(reason for k, reason in enumerate(REASONS) if code >> 2 * k & 1)
+    return Quality(channel, at_s, "bad" if code & _ANY_BAD else "warn" if reasons else "ok", reasons)

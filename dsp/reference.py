@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.filters import SignalError
+from dsp.filters import Band, SignalError
 
 Array = NDArray[np.float64]
 
@@ -15,6 +15,7 @@ class Calibration:
     """Levels in µV, one per channel; `reference_uv` is the RVE, the level at the submaximal reference exertion.
 
     A rest of NaN is unknown: there was nothing usable to take it from, and the channel has no shrugs.
+    `band` is what the levels were measured in, None where that is not known.
     Raises SignalError for a rest, noise or reference that no electrode could give.
     """
 
@@ -22,6 +23,7 @@ class Calibration:
     noise_uv: tuple[float, ...]
     reference_uv: tuple[float, ...] | None = None
     source: str = "given"
+    band: Band | None = None
 
     def __post_init__(self) -> None:
         for rest, noise in zip(self.rest_uv, self.noise_uv, strict=True):

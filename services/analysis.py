@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.chain import Chain, Levels, Message
+from dsp.chain import BandChange, Chain, Levels, Message
 from dsp.detect import Shrug
 from dsp.exposure import rest_pct
-from dsp.filters import SignalError
+from dsp.filters import Band, SignalError
 from dsp.quality import Quality
 from dsp.reference import Calibration, pooled, quietest
 from firmware_bridge.recordings import Recording, RecordingError
@@ -44,9 +44,9 @@ def calibrate(recording: Recording, settings: Settings, given: Given) -> Calibra
     Raises RecordingError where a stretch lies outside the recording or holds nothing usable.
     """
     n = len(recording.signal.channels)
-    frames, frame_s = np.empty((n, 0)), 1.0
+    frames, frame_s, band = np.empty((n, 0)), 1.0, None
     if given.rest_uv is None or given.reference_s is not None:
-        frames, frame_s = _frames(recording, settings)
+        frames, frame_s, band = _frames(recording, settings)
     try:
         if given.rest_uv is not None:
             rest, source = (given.rest_uv,) * n, "rest given"
@@ -63,7 +63,7 @@ def calibrate(recording: Recording, settings: Settings, given: Given) -> Calibra
         elif given.reference_s is not None:
             reference, what = _stretch(recording, frames, frame_s, "reference", given.reference_s)
             source = f"{source}; {what}"
-        return Calibration(rest, noise_of(recording.signal, rest), reference, source)
+        return Calibration(rest, noise_of(recording.signal, rest), reference, source, band)
     except SignalError as error:
         raise RecordingError(f"{recording.path}: {error}") from None
 
@@ -83,18 +83,22 @@ def _stretch(
     return levels, f"{name} {start:g}-{end:g} s"
 
 
-def _frames(recording: Recording, settings: Settings) -> tuple[Array, float]:
-    chain, messages = _run(recording, settings, None)
-    return np.concatenate([m.frames_uv for m in messages if isinstance(m, Levels)], axis=1), chain.frame_s
+def _frames(recording: Recording, settings: Settings) -> tuple[Array, float, Band]:
+    """Return exposure frames, their length and their band: the one that the recording calls for, from its start on."""
+    band: Band | None = None
+    while True:
+        chain, messages = _run(recording, settings, band)
+        frames = np.concatenate([m.frames_uv for m in messages if isinstance(m, Levels)], axis=1)
+        if chain.band == chain.first_band:
+            return frames, chain.frame_s, chain.band
+        band = chain.band  # it only ever gets narrower, so this ends
 
 
-def _run(recording: Recording, settings: Settings, calibration: Calibration | None) -> tuple[Chain, Iterator[Message]]:
+def _run(recording: Recording, settings: Settings, band: Band | None) -> tuple[Chain, Iterator[Message]]:
     try:
-        chain = Chain(recording.signal, settings.chain())
+        chain = Chain(recording.signal, settings.chain(), 0, band)
     except SignalError as error:
         raise RecordingError(f"{recording.path}: {error}") from None
-    if calibration is not None:
-        chain.calibrate(calibration)
 
     def messages() -> Iterator[Message]:
         samples = 0
@@ -110,7 +114,8 @@ def _run(recording: Recording, settings: Settings, calibration: Calibration | No
 
 def analyze(recording: Recording, settings: Settings, calibration: Calibration) -> dict[str, Any]:
     """Return the analysis of one recording, of the schema unshrug.analysis/1. Raises RecordingError."""
-    chain, messages = _run(recording, settings, calibration)
+    chain, messages = _run(recording, settings, calibration.band)
+    chain.calibrate(calibration)
     names = recording.signal.channels
     sha256 = recording.sha256()
     episodes = Episodes(
@@ -120,6 +125,7 @@ def analyze(recording: Recording, settings: Settings, calibration: Calibration) 
     quality: list[Quality] = []
     found: list[Episode] = []
     frames: list[Array] = []
+    bands = [BandChange(0.0, chain.band)]
     now_s = 0.0
     for message in messages:
         match message:
@@ -128,6 +134,8 @@ def analyze(recording: Recording, settings: Settings, calibration: Calibration) 
                 now_s = message.at_s
             case Quality():
                 quality.append(message)
+            case BandChange():
+                bands.append(message)
             case Shrug():
                 found += episodes.advance(message.at_s)
                 found += episodes.shrug(message)
@@ -150,6 +158,15 @@ def analyze(recording: Recording, settings: Settings, calibration: Calibration) 
             "reference_uv": calibration.reference_uv and [_r(v) for v in calibration.reference_uv],
             "source": calibration.source,
         },
+        "bands": [
+            {
+                "at_s": round(b.at_s, 6),
+                "low_hz": b.band.low_hz,
+                "high_hz": b.band.high_hz,
+                "notches_hz": list(b.band.notches_hz),
+            }
+            for b in bands
+        ],
         "settings": asdict(settings.chain()) | {"episode": asdict(settings.episode)},
         "channels": [
             {

@@ -90,7 +90,7 @@ def _recording(parser: argparse.ArgumentParser) -> None:
     about.add_argument("--uv-per-count", type=_positive, metavar="X", help="size of one count at the electrodes in µV")
     about.add_argument("--adc-bits", type=int, choices=range(8, 25), metavar="N", help="ADC resolution: finds clipping")
     about.add_argument("--channels", type=_names, default=(), metavar="A,B", help="columns to use (default: all)")
-    about.add_argument("--mains", choices=("50", "60"), help="remove this mains frequency")
+    about.add_argument("--mains", choices=("auto", "off", "50", "60"), help="mains hum to remove (auto)")
     levels = parser.add_argument_group("the wearer's levels (default: rest is the quietest stretch, no reference)")
     rest = levels.add_mutually_exclusive_group()
     rest.add_argument("--rest", type=_stretch, metavar="START-END", help="seconds in which the muscle rests")

@@ -258,7 +258,7 @@ def _prepare(options: argparse.Namespace, path: Path) -> tuple[Settings, Recordi
 
     settings = _load(options)
     if options.mains:
-        settings = replace(settings, filter=replace(settings.filter, notch_hz=float(options.mains)))
+        settings = replace(settings, filter=replace(settings.filter, mains=options.mains))
     _known_board(options.board)
     recording = open_recording(
         path,

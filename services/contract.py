@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from dsp.chain import Levels
+from dsp.chain import BandChange, Levels
 from dsp.detect import Shrug
 from dsp.quality import Quality
 from services import __version__
@@ -50,7 +50,7 @@ class Contract:
     def publication(self, message: Message) -> Publication | None:
         """Return what to publish for a message, None for what stays inside."""
         match message:
-            case Levels() | Shrug() | Quality():
+            case Levels() | Shrug() | Quality() | BandChange():
                 return None
             case Tension():
                 return self._publish("tension", message.at_s, self._tension(message), 0, retain=False, live=True)
@@ -135,6 +135,7 @@ class Contract:
             "rate_hz": m.rate_hz,
             "channels": list(m.channels),
             "settings": self._settings.digest(),
+            "band": {"low_hz": m.band.low_hz, "high_hz": m.band.high_hz, "notches_hz": list(m.band.notches_hz)},
             "calibration": {
                 "rest_uv": None if m.rest_uv is None else [_r(v) for v in m.rest_uv],
                 "reference_uv": None if m.reference_uv is None else [_r(v) for v in m.reference_uv],

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dsp.chain import Levels
+from dsp.chain import BandChange, Levels
 from dsp.detect import Shrug
+from dsp.filters import Band
 from dsp.quality import Quality, State
 
 Outcome = Literal["given", "self_corrected", "suppressed"]
@@ -107,6 +108,7 @@ class About:
     board: str
     rate_hz: float
     channels: tuple[str, ...]
+    band: Band
     rest_uv: tuple[float, ...] | None
     reference_uv: tuple[float, ...] | None
     calibration_source: str | None
@@ -114,4 +116,4 @@ class About:
     off_uv: tuple[float, ...]
 
 
-Message = Levels | Shrug | Quality | Cue | Tension | WearerState | Episode | About
+Message = Levels | Shrug | Quality | BandChange | Cue | Tension | WearerState | Episode | About

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.chain import Chain, Levels
+from dsp.chain import BandChange, Chain, Levels
+from dsp.chain import Message as ChainMessage
 from dsp.detect import Shrug
 from dsp.exposure import RecentRest
-from dsp.filters import SignalError
+from dsp.filters import Band, SignalError
 from dsp.quality import STATES, Quality, State
 from dsp.reference import Calibration, pooled
 from firmware_bridge.blocks import SampleBlock, Signal
@@ -59,7 +60,14 @@ class Pipeline:
                 or self._learned.get(block.signal)
             )
             self._coach.new_signal()
-            session = _Session(self._settings, block, self._coach, self._worn_s, feels_motor=self._feels_motor)
+            session = _Session(
+                self._settings,
+                block,
+                self._coach,
+                self._worn_s,
+                given.band if given else None,
+                feels_motor=self._feels_motor,
+            )
             self._session = session
             yield from session.begin(given, self._problem)
         yield from session.process(block)
@@ -100,19 +108,27 @@ class _Session:
     """The pipeline for as long as one signal lasts."""
 
     def __init__(
-        self, settings: Settings, first: SampleBlock, coach: Coach, worn_s: float, *, feels_motor: bool
+        self,
+        settings: Settings,
+        first: SampleBlock,
+        coach: Coach,
+        worn_s: float,
+        band: Band | None,
+        *,
+        feels_motor: bool,
     ) -> None:
         self.signal = first.signal
         self.worn_s = worn_s
         self._settings = settings
         self._coach = coach
         self._feels_motor = feels_motor
-        self._chain = Chain(first.signal, settings.chain(), first.start)
+        self._chain = Chain(first.signal, settings.chain(), first.start, band)
         self.now_s = first.start / first.signal.rate_hz
         n = len(first.signal.channels)
         self._quality = [Quality(c, self.now_s, "ok") for c in range(n)]
         self._shrugging = [False] * n
         self._learned: list[Array] | None = None
+        self._learn_from_s = 0.0
         self.calibration: Calibration | None = None
         self._episodes: Episodes | None = None
         self._rest = RecentRest([None] * n, self._chain.frame_s, settings.exposure)
@@ -154,7 +170,7 @@ class _Session:
         if self._episodes is not None:
             yield from self._episodes.finish(self.now_s)
 
-    def _follow(self, message: Levels | Shrug | Quality) -> Iterator[Message]:
+    def _follow(self, message: ChainMessage) -> Iterator[Message]:
         match message:
             case Quality():
                 self._quality[message.channel] = message
@@ -164,6 +180,11 @@ class _Session:
                 yield from self._cues(self._coach.shrug(message))
                 if self._episodes is not None:
                     yield from self._episodes.shrug(message)
+            case BandChange():
+                if self._learned is not None:
+                    self._learned.clear()  # levels can only be compared within one band
+                    self._learn_from_s = message.at_s
+                yield self._about()
             case Levels():
                 yield from self._advance(message)
 
@@ -173,7 +194,9 @@ class _Session:
         valid = np.isfinite(levels.control_uv).any(axis=0)
         self.worn_s += self._chain.hop_s * int(valid.sum())
         if self._learned is not None:
-            yield from self._learn(self._learned, levels.frames_uv)
+            yield from self._learn(self._learned, self._since(self._learn_from_s, levels))
+        if not valid.size:
+            return
         yield from self._cues(self._coach.advance(levels.at_s, levels.on))
         if self._episodes is not None:
             yield from self._episodes.advance(levels.at_s)
@@ -192,9 +215,16 @@ class _Session:
         enough = np.isfinite(frames).sum(axis=1) >= needed
         if enough.all() or (enough.any() and frames.shape[1] > _PATIENCE * needed):
             rest = tuple(pooled(row) if ok else float("nan") for row, ok in zip(frames, enough, strict=True))
-            yield from self._calibrate(Calibration(rest, noise_of(self.signal, rest), None, "rest at the start"))
+            source = "rest at the start"
+            yield from self._calibrate(Calibration(rest, noise_of(self.signal, rest), None, source, self._chain.band))
         elif frames.shape[1] > _PATIENCE * needed:
             learned.clear()  # nothing is usable: start again rather than grow
+
+    def _since(self, start_s: float, levels: Levels) -> Array:
+        """Return the exposure frames that begin at or after `start_s`."""
+        n = levels.frames_uv.shape[1]
+        begins = levels.frames_at_s - self._chain.frame_s * np.arange(n, 0, -1)
+        return levels.frames_uv[:, begins >= start_s - 1e-9]
 
     def _calibrate(self, calibration: Calibration) -> Iterator[Message]:
         self._learned = None
@@ -268,6 +298,7 @@ class _Session:
             board=self._settings.board.kind,
             rate_hz=self.signal.rate_hz,
             channels=self.signal.channels,
+            band=self._chain.band,
             rest_uv=calibration.rest_uv if calibration else None,
             reference_uv=calibration.reference_uv if calibration else None,
             calibration_source=calibration.source if calibration else None,

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.filters import BandPass, FilterSettings
+from dsp.filters import BandPass, FilterSettings, band_of
 from dsp.level import RmsFrames
 
 Array = NDArray[np.float64]
@@ -51,7 +51,7 @@ def steps(*parts: tuple[float, float], per_second: float = RATE_HZ) -> Array:
 
 def filtered(x: Array, settings: FilterSettings | None = None, rate_hz: float = RATE_HZ) -> Array:
     """What a new band-pass makes of the signal in one go."""
-    return BandPass(settings or FilterSettings(), rate_hz, len(x)).filter(x)
+    return BandPass(band_of(settings or FilterSettings(), rate_hz), rate_hz, len(x)).filter(x)
 
 
 def control(y: Array) -> Array:

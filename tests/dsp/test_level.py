@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import sosfreqz
 
-from dsp.filters import FilterSettings, design
+from dsp.filters import FilterSettings, band_of, design
 from dsp.level import RmsFrames
 from dsp.reference import pooled
 from tests.dsp.signals import RATE_HZ, Array, emg, emg_power, filtered, rms, same, white
@@ -53,7 +53,7 @@ def test_pooled_frames_equal_the_rms_of_the_whole() -> None:
 def bandwidth_hz(power: Array) -> float:
     """Statistical bandwidth of a power spectrum that covers 0 to 500 Hz after the default band-pass."""
     hz = np.linspace(0.01, 499.99, len(power))
-    power = power * np.abs(sosfreqz(design(FilterSettings(), RATE_HZ), worN=hz, fs=RATE_HZ)[1]) ** 2
+    power = power * np.abs(sosfreqz(design(band_of(FilterSettings(), RATE_HZ), RATE_HZ), worN=hz, fs=RATE_HZ)[1]) ** 2
     return float(power.sum() ** 2 / (power**2).sum() * (hz[1] - hz[0]))
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsp.quality import Quality, QualityMeter, QualitySettings
+from dsp.quality import Quality, QualitySettings, QuickChecks, Verdicts, is_bad
 from firmware_bridge.blocks import Signal
 from tests.dsp.signals import HOP, HOP_S, RATE_HZ, Array, white
 
@@ -17,15 +17,15 @@ def judge(
     x: Array, signal: Signal = SIGNAL, limits: QualitySettings | None = None, ends: list[int] | None = None
 ) -> tuple[list[Quality], Array]:
     """Changes of quality and unusable hops of a recording, fed in pieces that end at the given hops."""
-    meter = QualityMeter(signal, limits or QualitySettings(), HOP)
+    checks, verdicts = QuickChecks(signal, limits or QualitySettings(), HOP), Verdicts(len(x), 0, HOP_S)
     hops = x.shape[1] // HOP
     edges = [0, *sorted({e for e in ends or [] if 0 < e < hops}), hops]
     changes: list[Quality] = []
     unusable = []
     for a, b in pairwise(edges):
-        some, bad = meter.push(x[:, a * HOP : b * HOP], a, HOP_S)
-        changes += some
-        unusable.append(bad)
+        codes = checks.push(x[:, a * HOP : b * HOP])
+        changes += verdicts.push(codes)
+        unusable.append(is_bad(codes, "saturation", "flat"))
     return changes, np.concatenate(unusable, axis=1)
 
 
@@ -134,10 +134,10 @@ def test_only_a_run_of_50_ms_is_flat(length: int, flat: bool, at: int) -> None:
 def test_the_length_of_a_flat_line_follows_the_rate() -> None:
     slow = Signal(250.0, ("left",), 0.02, (-1000.0, 1000.0))
     for length, flat in ((12, False), (13, True)):
-        meter = QualityMeter(slow, QualitySettings(flat_s=0.052), 12)
+        checks = QuickChecks(slow, QualitySettings(flat_s=0.052), 12)
         x = 20 * white(4.8, seed=3, rate_hz=250.0)
         x[0, 500 : 500 + length] = 5.0
-        assert bool(meter.push(x, 0, 0.048)[0]) == flat
+        assert is_bad(checks.push(x), "flat").any() == flat
 
 
 def test_a_signal_that_is_flat_from_the_first_sample_is_bad_in_the_first_hop() -> None:
@@ -199,9 +199,7 @@ def test_only_what_changes_is_reported() -> None:
 
 
 def test_reset_forgets_everything() -> None:
-    meter = QualityMeter(SIGNAL, QualitySettings(), HOP)
-    meter.push(np.full((1, 1000), 1000.0), 0, HOP_S)
-    meter.reset()
-    changes, unusable = meter.push(worn(), 0, HOP_S)
-    assert changes == []
-    assert not unusable.any()
+    checks = QuickChecks(SIGNAL, QualitySettings(), HOP)
+    checks.push(np.full((1, 1000), 1000.0))
+    checks.reset()
+    assert not checks.push(worn()).any()

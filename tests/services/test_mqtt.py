@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dsp.chain import Levels
+from dsp.filters import Band
 from dsp.quality import Quality
 from services.broker import Broker, answers, find_broker, mosquitto
 from services.contract import SCHEMAS, Contract, Publication, Stamp
@@ -46,7 +47,8 @@ STARTED = Episode(
 ENDED = replace(STARTED, event="ended", seq=1, at_s=80.0, end_s=19.5, peak_rve=None, mean_rve=None, cued=True)
 CUE = Cue(14.0, "given", 0, 4.0, "cue", None, ID)
 ABOUT = About(
-    0.0, "unshrug", 1000.0, ("left", "right"), (2.5, float("nan")), None, "rest at the start",
+    0.0, "unshrug", 1000.0, ("left", "right"), Band(30.0, 450.0, (50.0,)),
+    (2.5, float("nan")), None, "rest at the start",
     (15.0, float("inf")), (9.0, float("inf")),
 )  # fmt: skip
 
@@ -196,7 +198,7 @@ def test_info_describes_what_runs(sink: MqttSink, listener: Listener) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [Levels(1.0, np.zeros((1, 1)), np.zeros((1, 0)), (False,)), shrug("started", 3.0, 0.0), Quality(0, 1.0, "ok")],
+    [Levels(1.0, np.zeros((1, 1)), np.zeros((1, 0)), 0.0, (False,)), shrug("started", 3.0, 0.0), Quality(0, 1.0, "ok")],
 )
 def test_what_is_only_between_the_rooms_is_not_published(message: Message) -> None:
     assert contract_of("w").publication(message) is None

@@ -79,7 +79,7 @@ def test_what_a_file_says_is_taken_and_the_rest_stays(tmp_path: Path) -> None:
         ("[board]\nchannels = [1]", ["board.channels", "expected a text in quotes", "1"]),
         ('[motor]\nkind = "Vibration"', ["motor.kind", 'expected "vibration" or "buzzer"', "'Vibration'"]),
         ('[mqtt]\ntls = "yes"', ["mqtt.tls", 'expected "auto" or "on" or "off"', "'yes'"]),
-        ("[filter]\nnotch_hz = 55", ["filter.notch_hz", "expected 0 or 50 or 60", "55"]),
+        ('[filter]\nmains = "55"', ["filter.mains", '"auto" or "off" or "50" or "60"', "'55'"]),
         ('[wearer]\nid = "Anna"', ["wearer.id", "a-z", "'Anna'"]),
         ('[wearer]\nid = "a/b"', ["wearer.id", "a-z", "'a/b'"]),
         ('[wearer]\nid = ""', ["wearer.id", "1 to 32", "''"]),
