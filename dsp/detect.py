@@ -16,6 +16,7 @@ Phase = Literal["started", "held", "relaxed", "resumed", "ended"]
 # An RMS window crosses the on-threshold a fifth of its length after the muscle does, and the off-threshold all of it.
 _ON_DELAY = 0.2
 _OFF_DELAY = 1.0
+_USUAL_S = 5.0  # what a hold's level was, before it sank to its end
 _ROUNDING_S = 1e-6  # times are sums of floats; a limit is met although the last bit is missing
 
 
@@ -145,6 +146,7 @@ class _Piece:
     start: int
     stop: int
     recent: deque[float]
+    usual: deque[float]
     after_drop: bool = False
     tally: _Tally = field(default_factory=_Tally)
     tail: _Tally = field(default_factory=_Tally)
@@ -157,11 +159,18 @@ class _Piece:
         self.tally.add(self.tail)
         self.tail = _Tally()
         self.recent.append(level)
+        self.usual.append(level)
         self.stop, self.first_low = hop + 1, None
 
-    def usual(self) -> float:
-        """Median of the last second, which one outlier cannot move."""
-        return sorted(self.recent)[len(self.recent) // 2]
+    def fading(self, ratio: float) -> int:
+        """Count the last hops that are all below `ratio` of the median of the last seconds."""
+        limit = ratio * _median(self.usual)
+        return next((k for k, level in enumerate(reversed(self.usual)) if level >= limit), 0)
+
+
+def _median(levels: deque[float]) -> float:
+    """Median, which one outlier cannot move."""
+    return sorted(levels)[len(levels) // 2]
 
 
 @dataclass(slots=True)
@@ -206,6 +215,9 @@ class ShrugDetector:
         self._n_off = max(1, round(settings.debounce_off_s / hop_s))
         self._n_drop = max(1, round(settings.drop_s / hop_s))
         self._n_recent = max(self._n_on, round(1.0 / hop_s))
+        self._n_usual = max(self._n_recent, round(_USUAL_S / hop_s))
+        self._n_window = round(window_s / hop_s)
+        self._n_min = round(settings.min_s / hop_s)
         self._n_merge = settings.merge_s / hop_s + 1e-6
         self._n_unseen = settings.unseen_s / hop_s + 1e-6
         self._hop = first_hop
@@ -308,7 +320,13 @@ class ShrugDetector:
         return self._tone is not None and level * self._settings.drop_ratio >= self._tone
 
     def _begin(self, start: int, levels: list[float], *, after_drop: bool) -> None:
-        piece = _Piece(start, self._hop + 1, deque(levels, maxlen=self._n_recent), after_drop)
+        piece = _Piece(
+            start,
+            self._hop + 1,
+            deque(levels, maxlen=self._n_recent),
+            deque(levels, maxlen=self._n_usual),
+            after_drop,
+        )
         for level in levels:
             piece.tally.see(level)
         self._piece = piece
@@ -323,7 +341,7 @@ class ShrugDetector:
         return long_enough and piece.start - event.stop <= self._n_merge
 
     def _raised(self, piece: _Piece, level: float) -> None:
-        usual, drop = piece.usual(), self._settings.drop_ratio
+        usual, drop = _median(piece.recent), self._settings.drop_ratio
         if piece.after_drop and not self._joined and self._rises(level):
             self._tone = None
             self._begin(self._hop, [level], after_drop=False)
@@ -340,8 +358,13 @@ class ShrugDetector:
             if piece.first_low is None:
                 self._tone = level
             else:
-                self._tone, piece.stop = None, piece.first_low
+                self._tone, piece.stop = None, self._sank(piece, piece.first_low)
             self._release(piece)
+
+    def _sank(self, piece: _Piece, low: int) -> int:
+        """Return the hop at which the raise ended: where it came to the off-threshold, or began to fade slowly."""
+        fading = piece.fading(self._settings.drop_ratio)
+        return low if fading <= 2 * self._n_window else max(low - fading, min(low, piece.start + self._n_min))
 
     def _release(self, piece: _Piece) -> None:
         """End the piece at its `stop`; what it belongs to waits for another piece to join."""

@@ -24,8 +24,13 @@ _HUM_VOTES = 5  # blocks of the last `_HUM_MEMORY` in which a harmonic has to be
 _HUM_MEMORY = 20
 _DECIDE_BLOCKS = 5  # a band is looked at this often, so that one change is over before the next
 _HUM_SHARE = 0.05  # of the EMG: a weaker harmonic needs no notch
+_FLAT_TOPS_WARN_PCT = 0.5  # by chance the highest value of a second comes twice, not five times
+_FLOOR_BLOCKS = 600  # that the noise floor looks back, and how often it is looked up
+_FLOOR_EVERY = 60
+_FLOOR_PERCENTILE = 5
 _SPIKE_S = 0.020
 _AROUND = 5  # bins of that length on either side
+_CREST = 4.5  # highest value over RMS that EMG hardly ever has within a second
 _SPIKE_RATIO = 4.0  # 8 standard deviations: the highest of 20 ms of EMG has about two
 
 
@@ -65,13 +70,14 @@ class Survey:
         self._samples = samples
         self._rate_hz = signal.rate_hz
         self._blocks = Blocks(len(signal.channels), samples)
-        self._auto = filters.mains == "auto"
+        self._auto = filters.mains != "off"
+        self._knows_rails = signal.rails_uv is not None
         self._count = 0
         self._loose: Flags = np.zeros((len(signal.channels), 1), dtype=bool)
         hz = np.asarray(np.fft.rfftfreq(samples, 1 / signal.rate_hz), dtype=np.float64)
         self._passed = response(band, signal.rate_hz, hz)
-        self._slow = (hz < 10).astype(float)
-        self._leak = np.where(hz < 20, self._passed, 0.0)
+        self._slow = int(np.count_nonzero(hz < 10))
+        self._leaky = int(np.count_nonzero(hz < 20))
         self._hums = [
             _Hum(f0, hz, band.high_hz) for f0 in (50.0, 60.0) if filters.mains in ("auto", "off", f"{f0:.0f}")
         ]
@@ -84,25 +90,47 @@ class Survey:
         x = self._blocks.push(x)
         if not x.shape[1]:
             return Findings(np.zeros((len(x), 0), dtype=np.int64))
+        flat_tops = np.zeros(1, dtype=np.int64) if self._knows_rails else self._flat_tops(x)
         _, power = block_power(_bridged(x, self._samples), self._samples, self._rate_hz)
         passed = power * self._passed
-        total = np.nan_to_num(power.sum(axis=2))
-        band = np.nan_to_num(passed.sum(axis=2))
-        hums = [hum.power(passed) for hum in self._hums]
+        total = _known(power.sum(axis=2))
+        band = _known(passed.sum(axis=2))
+        below = np.cumsum(passed, axis=2)
+        hums = [hum.power(below) for hum in self._hums]
         worst = np.max([hum.sum(axis=2) for hum in hums], axis=0) if hums else np.zeros_like(band)
         emg = np.maximum(band - worst, 1e-3 * band)
         loose = (total > self._settings.lead_off_uv**2) & (emg < (self._settings.lead_off_share_pct / 100) ** 2 * total)
         mains = _below(_db(emg, worst), self._settings.mains_warn_db, self._settings.mains_bad_db)
-        slow = np.sqrt(np.nan_to_num((power * self._slow).sum(axis=2)))
-        leak = np.nan_to_num((power * self._leak).sum(axis=2))
+        slow = np.sqrt(_known(power[..., : self._slow].sum(axis=2)))
+        leak = _known(passed[..., : self._leaky].sum(axis=2))
         motion = np.maximum(
             (slow >= self._settings.drift_warn_uv).astype(np.int64) + (slow >= self._settings.drift_bad_uv),
             _below(_db(band - leak, leak), self._settings.motion_warn_db, self._settings.motion_bad_db),
         )
-        codes = graded("mains", mains) | graded("motion", motion) | graded("lead_off", 2 * self._for_two_blocks(loose))
+        codes = (
+            graded("mains", mains)
+            | graded("motion", motion)
+            | graded("lead_off", 2 * self._for_two_blocks(loose))
+            | graded("saturation", flat_tops)
+        )
         judged = (mains == 1) & ~loose
         votes = [self._strong(h, emg) & judged[..., None] for h in hums]
         return Findings(codes, tuple(self._decide(np.concatenate(votes, axis=2)) if self._auto else ()))
+
+    def _flat_tops(self, x: Array) -> Counts:
+        """Find clipping where the range is not known: the highest or lowest value comes again and again, by jumps."""
+        blocks = x.reshape(len(x), -1, self._samples)
+        high, low = blocks.max(axis=2, keepdims=True), blocks.min(axis=2, keepdims=True)
+        extreme = (blocks == high) | (blocks == low)
+        share = 100 * (np.count_nonzero(extreme, axis=2) - 2) / self._samples
+        grade = (share >= _FLAT_TOPS_WARN_PCT).astype(np.int64) + (share >= self._settings.saturated_bad_pct)
+        for c, k in np.argwhere(grade):
+            steps = np.abs(np.diff(blocks[c, k]))
+            span = float(high[c, k, 0] - low[c, k, 0])
+            jumps = extreme[c, k, 1:] & (steps > 0.05 * span)
+            if span < 64 * np.min(steps[steps > 0], initial=span) or np.count_nonzero(jumps) < 4:
+                grade[c, k] = 0  # a coarse ADC, or the crest of something slow
+        return np.asarray(grade)
 
     def _for_two_blocks(self, loose: Flags) -> Counts:
         line = np.concatenate([self._loose, loose], axis=1)
@@ -116,7 +144,7 @@ class Survey:
     def _decide(self, votes: Flags) -> Iterable[tuple[int, Band]]:
         line = np.concatenate([self._votes, votes], axis=1)
         for k in range(1, votes.shape[1] + 1):
-            if (self._count + k) % _DECIDE_BLOCKS == 0:
+            if (self._count + k) % _DECIDE_BLOCKS == 0 and line[:, k : k + _HUM_MEMORY].any():
                 found = self._notches(line[:, k : k + _HUM_MEMORY])
                 if not set(found) <= set(self.band.notches_hz):
                     self.band = self.band.with_notches(found)
@@ -142,14 +170,18 @@ class _Hum:
         self.harmonics_hz = tuple(
             k * f0_hz for k in range(1, 20) if k * f0_hz < high_hz and k * f0_hz + 7 * step < hz[-1]
         )
-        centre = np.round(np.array(self.harmonics_hz) / step).astype(np.int64)[:, None]
-        self._at = centre + np.arange(-2, 3)
-        self._beside = centre + np.array([-6, -5, -4, -3, 3, 4, 5, 6])
+        centre = np.round(np.array(self.harmonics_hz) / step).astype(np.int64)
+        self._edges = np.concatenate([centre + offset for offset in (-7, -3, 2, 6)])
 
-    def power(self, passed: Array) -> Array:
-        """Return each harmonic's power over that of its neighbours, of shape (channels, blocks, harmonics)."""
-        floor = 5 * passed[..., self._beside].mean(axis=3)
-        over = passed[..., self._at].sum(axis=3) - floor
+    def power(self, below: Array) -> Array:
+        """Return each harmonic's power over that of its neighbours, of shape (channels, blocks, harmonics).
+
+        `below` is the power in all bins up to each: ±2 bins are the harmonic's, 3 to 6 on either side its neighbours.
+        """
+        a, b, c, d = np.split(below[..., self._edges], 4, axis=2)
+        over, beside = c - b, (d - c) + (b - a)
+        floor = beside * (5 / 8)
+        over = over - floor
         # Chance puts some power there too; a line stands out.
         return np.where(over > 4 * floor, over, 0.0)
 
@@ -165,6 +197,11 @@ def _bridged(x: Array, samples: int) -> Array:
         if gone.sum() <= _MOST_MISSING * samples:
             block[gone] = np.interp(np.flatnonzero(gone), np.flatnonzero(~gone), block[~gone])
     return x
+
+
+def _known(power: Array) -> Array:
+    """A block that is not known has no power."""
+    return np.where(np.isnan(power), 0.0, power)
 
 
 def _db(signal: Array, disturbance: Array) -> Array:
@@ -187,7 +224,11 @@ class FilteredChecks:
         self._bin = max(1, round(_SPIKE_S * rate_hz))
         self._blocks = Blocks(channels, samples)
         self._dead_uv = np.zeros((channels, 1))
-        self._before = np.full((channels, 2 * _AROUND), np.nan)
+        self._before = np.full((channels, 2 * _AROUND * self._bin), np.nan)
+        self._high: Flags = np.zeros((channels, 1), dtype=bool)
+        self._levels = np.full((channels, _FLOOR_BLOCKS), np.nan)
+        self._count = 0
+        self._noisy: Counts = np.zeros((channels, 1), dtype=np.int64)
 
     def calibrate(self, rest_uv: tuple[float, ...]) -> None:
         """Know the rest levels; what is far below is no electrode on skin."""
@@ -198,23 +239,45 @@ class FilteredChecks:
         y = self._blocks.push(y).reshape(len(y), -1, self._samples)
         if not y.shape[1]:
             return np.zeros(y.shape[:2], dtype=np.int64)
-        dead = (y * y).sum(axis=2) < self._dead_uv**2 * self._samples
-        spikes = self._spikes(y)
-        noise = (spikes >= self._settings.spikes_warn).astype(np.int64) + (spikes >= self._settings.spikes_bad)
+        level = np.sqrt((y * y).sum(axis=2) / self._samples)
+        dead = level < self._dead_uv
+        spikes = self._spikes(y, level)
+        noise = np.maximum(
+            (spikes >= self._settings.spikes_warn).astype(np.int64) + (spikes >= self._settings.spikes_bad),
+            self._noise_floor(level),
+        )
         return graded("flat", 2 * dead.astype(np.int64)) | graded("noise", noise)
 
-    def _spikes(self, y: Array) -> Counts:
+    def _noise_floor(self, level: Array) -> Counts:
+        """Return 1 for blocks before which even the quietest level was loud, of shape (channels, blocks)."""
+        out = np.empty(level.shape, dtype=np.int64)
+        for k in range(level.shape[1]):
+            self._levels[:, self._count % _FLOOR_BLOCKS] = level[:, k]
+            self._count += 1
+            if self._count % _FLOOR_EVERY == 0:
+                known = [row[np.isfinite(row)] for row in self._levels]
+                floor = [np.percentile(row, _FLOOR_PERCENTILE) if len(row) else 0.0 for row in known]
+                self._noisy = (np.array(floor) > self._settings.noise_uv).astype(np.int64)[:, None]
+            out[:, k] = self._noisy[:, 0]
+        return out
+
+    def _spikes(self, y: Array, level: Array) -> Counts:
         """Count what is up for some 20 ms and stands alone: a burst of EMG is as high all around."""
-        bins = self._samples // self._bin
-        peaks = np.abs(y[..., : bins * self._bin]).reshape(*y.shape[:2], bins, self._bin).max(axis=3)
-        # Five bins on either side have to be known, so what is counted lags by five.
-        line = np.concatenate([self._before, peaks.reshape(len(peaks), -1)], axis=1)
-        self._before = line[:, -2 * _AROUND :].copy()
-        counts = np.zeros(y.shape[:2], dtype=np.int64)
-        for c, k in np.argwhere((peaks > _SPIKE_RATIO * np.median(peaks, axis=2, keepdims=True)).any(axis=2)):
-            near = line[c, k * bins : (k + 1) * bins + 2 * _AROUND]
-            alone = near[_AROUND:-_AROUND] > _SPIKE_RATIO * np.median(
-                sliding_window_view(near, 2 * _AROUND + 1), axis=1
-            )
-            counts[c, k] = np.count_nonzero(alone & ~np.concatenate([[False], alone[:-1]]))
+        # Both sides have to be known, so what is counted lags by `_AROUND`; most seconds stop at their highest value.
+        high = np.maximum(y.max(axis=2), -y.min(axis=2)) > _CREST * level
+        line = np.concatenate([self._high, high], axis=1)
+        self._high = line[:, -1:].copy()
+        samples = 2 * _AROUND * self._bin
+        flat = np.concatenate([self._before, y.reshape(len(y), -1)], axis=1)
+        self._before = flat[:, -samples:].copy()
+        counts = np.zeros(level.shape, dtype=np.int64)
+        for c, k in np.argwhere(line[:, 1:] | line[:, :-1]):
+            counts[c, k] = self._alone(flat[c, k * self._samples : (k + 1) * self._samples + samples])
         return counts
+
+    def _alone(self, y: Array) -> int:
+        bins = len(y) // self._bin
+        peaks = np.abs(y[: bins * self._bin]).reshape(bins, self._bin).max(axis=1)
+        around = np.median(sliding_window_view(peaks, 2 * _AROUND + 1), axis=1)
+        alone = peaks[_AROUND:-_AROUND] > _SPIKE_RATIO * around
+        return int(np.count_nonzero(alone & ~np.concatenate([[False], alone[:-1]])))

@@ -43,7 +43,7 @@ class FilterSettings:
     )
     mains: str = parameter(
         "auto",
-        "Mains hum: auto notches it, and those harmonics that are strong, where it is strong; 50 or 60 always does.",
+        "Mains hum: auto notches it where it is strong, 50 and 60 always do; strong harmonics are notched with it.",
         choices=get_args(Mains),
     )
     notch_q: float = parameter(30.0, "Quality factor of a notch: its frequency over its width.", low=5, high=100)

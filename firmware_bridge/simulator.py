@@ -74,7 +74,7 @@ class Wearer:
         self._ends = np.cumsum([round(a.seconds * rate_hz) for a in day])
         self._ecg_uv, self._beat_s = ecg_uv, 60 / heart_bpm
         self._mains_uv, self._mains_hz = mains_uv, mains_hz
-        self._taps = _emg_taps(rate_hz)
+        self._taps = emg_taps(rate_hz)
         self._noise = self._rng.standard_normal((channels, len(self._taps) - 1))
         self._at = 0
         self._ready = np.empty((0, channels))
@@ -139,7 +139,7 @@ class Wearer:
         return np.asarray(sway * slow + np.where(since >= 1, pop * np.exp(-(since - 1) / 0.3), 0.0))
 
 
-def _emg_taps(rate_hz: float, n: int = 256) -> Array:
+def emg_taps(rate_hz: float, n: int = 256) -> Array:
     """Return filter taps that give white noise of variance 1 the EMG's spectrum at variance 1."""
     f = np.fft.rfftfreq(n, 1 / rate_hz)
     low, high = 60.0, 120.0
