@@ -163,7 +163,7 @@ class Chain:
         blank = self._blank_until - first * self.hop
         if blank > 0:
             y[:, :blank] = np.nan
-        unusable = is_bad(quick, "saturation", "flat")
+        unusable = is_bad(quick, ("saturation", "flat"))
         if unusable.any():
             y[np.repeat(unusable, self.hop, axis=1)] = np.nan
         codes, frames, known_bad = self._judged.push(quick, survey.codes | self._checks.push(y), self._exposure.push(y))
@@ -217,8 +217,10 @@ class _Judged:
         self._frame = frame
         self._blocks = 0
         self._last: Counts = np.zeros((channels, 1), dtype=np.int64)
-        self._codes: Counts = np.zeros((channels, 0), dtype=np.int64)
-        self._waiting = np.empty((channels, 0))
+        self._codes: list[Counts] = [np.zeros((channels, 0), dtype=np.int64)]
+        self._hops = 0
+        self._frames: list[Array] = [np.empty((channels, 0))]
+        self._last_is_bad: Flags = np.zeros((channels, 1), dtype=bool)
 
     def push(self, quick: Counts, slow: Counts, frames: Array) -> tuple[Counts, Array, Flags]:
         """Take codes of hops, codes of the blocks that are complete now, and exposure frames.
@@ -226,32 +228,37 @@ class _Judged:
         Return the codes of the hops and the frames whose blocks are judged, and which of the hops given (the same
         number as `quick`) come after a block known to be bad.
         """
+        self._codes.append(quick)
+        self._frames.append(frames)
+        before, self._hops = self._hops, self._hops + quick.shape[1]
+        if not slow.shape[1]:
+            known_bad = np.repeat(self._last_is_bad, quick.shape[1], axis=1)
+            return slow, self._frames[0][:, :0], known_bad
         verdicts = np.concatenate([self._last, slow], axis=1)
-        block_of = (self._codes.shape[1] + np.arange(quick.shape[1])) // self.block_hops
-        known_bad = is_bad(verdicts)[:, block_of]
-        codes: Counts = np.concatenate([self._codes, quick], axis=1)
+        known_bad = is_bad(verdicts)[:, np.arange(before, self._hops) // self.block_hops]
         whole = slow.shape[1] * self.block_hops
-        self._codes = codes[:, whole:]
-        self._waiting = np.concatenate([self._waiting, frames], axis=1)
+        codes: Counts = np.concatenate(self._codes, axis=1)
+        self._codes, self._hops = [codes[:, whole:].copy()], self._hops - whole
         self._blocks += slow.shape[1]
-        self._last = verdicts[:, -1:]
+        self._last = verdicts[:, -1:].copy()
+        self._last_is_bad = is_bad(self._last)
         released = self._release(verdicts, self._blocks * self._block // self._frame)
         return codes[:, :whole] | np.repeat(slow, self.block_hops, axis=1), released, known_bad
 
     def finish(self) -> tuple[Counts, Array]:
         """Let the rest go: its block is taken to be as the last one was."""
-        return self._codes | self._last, self._release(
-            np.repeat(self._last, 2, axis=1), self.frames + self._waiting.shape[1]
-        )
+        waiting = sum(frames.shape[1] for frames in self._frames)
+        codes = np.concatenate(self._codes, axis=1) | self._last
+        return codes, self._release(np.repeat(self._last, 2, axis=1), self.frames + waiting)
 
     def _release(self, verdicts: Counts, until: int) -> Array:
         """Return the frames before number `until`, NaN where they touch a bad block."""
+        waiting = np.concatenate(self._frames, axis=1)
         number = np.arange(self.frames, until)
         first = self._blocks - verdicts.shape[1]
         ends = np.stack([number * self._frame, (number + 1) * self._frame - 1]) // self._block - first
         bad = is_bad(verdicts)[:, np.clip(ends, 0, verdicts.shape[1] - 1)].any(axis=1)
-        released = self._waiting[:, : len(number)]
-        released[bad] = np.nan
-        self._waiting = self._waiting[:, len(number) :].copy()
+        self._frames = [waiting[:, len(number) :].copy()]
+        waiting[:, : len(number)][bad] = np.nan
         self.frames = until
-        return released
+        return waiting[:, : len(number)]

@@ -47,6 +47,7 @@ class RmsFrames:
         self._rest = np.empty((self._channels, 0))
         self._energy = np.zeros((self._channels, self._hops - 1))
         self._count = np.zeros((self._channels, self._hops - 1))
+        self._whole = 0  # frames since the last one in which something was missing
 
     def push(self, y: Array) -> Array:
         """Take filtered values of shape (channels, samples); return RMS of shape (channels, frames completed)."""
@@ -56,13 +57,14 @@ class RmsFrames:
         self._rest = y[:, frames * self._frame :].copy()
         y = np.ascontiguousarray(y[:, : frames * self._frame]).reshape(self._channels, frames, self._frame)
         energy = (y * y).sum(axis=2)
-        if np.isnan(energy).any():
-            count = np.isfinite(y).sum(axis=2).astype(float)
+        missing = np.isnan(energy).any()
+        self._whole = 0 if missing else self._whole + frames
+        if missing:
             energy = np.where(np.isfinite(y), y * y, 0.0).sum(axis=2)
-        else:
-            count = np.full(energy.shape, float(self._frame))
         energy, self._energy = self._slide(self._energy, energy)
-        count, self._count = self._slide(self._count, count)
+        if self._whole >= self._hops + frames:
+            return np.sqrt(energy / float(self._frame * self._hops))
+        count, self._count = self._slide(self._count, np.isfinite(y).sum(axis=2).astype(float))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(count >= self._least, np.sqrt(energy / count), np.nan)
 

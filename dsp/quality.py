@@ -1,6 +1,7 @@
 """Whether the signal can be trusted, and why not, second by second."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -95,10 +96,14 @@ def graded(reason: Reason, grade: Counts) -> Counts:
     return np.asarray(grade, dtype=np.int64) << 2 * REASONS.index(reason)
 
 
-def is_bad(code: Counts, *reasons: Reason) -> Flags:
-    """Tell whether any of the reasons, or any at all, is bad."""
-    mask = sum(2 << 2 * REASONS.index(reason) for reason in reasons or REASONS)
-    return np.asarray(code & mask != 0)
+def is_bad(code: Counts, reasons: tuple[Reason, ...] = REASONS) -> Flags:
+    """Tell whether any of the reasons is bad."""
+    return np.asarray(code & _bad_mask(reasons) != 0)
+
+
+@cache
+def _bad_mask(reasons: tuple[Reason, ...]) -> int:
+    return sum(2 << 2 * REASONS.index(reason) for reason in reasons)
 
 
 class QuickChecks:
@@ -124,6 +129,7 @@ class QuickChecks:
         self._saturated: Counts = np.zeros((self._channels, self._back - 1), dtype=np.int64)
         self._lost: Counts = np.zeros((self._channels, self._back - 1), dtype=np.int64)
         self._tail = np.full((self._channels, self._flat_run - 1), np.nan)
+        self._clean = 0  # hops since the last one with anything lost or clipped
 
     @staticmethod
     def _near_rails(signal: Signal) -> tuple[float, float] | None:
@@ -137,10 +143,13 @@ class QuickChecks:
         """Take raw values of shape (channels, whole hops of samples); return a code for each hop."""
         hops = x.shape[1] // self._hop
         finite = np.isfinite(x)
-        lost = self._per_hop(~finite, hops) if not finite.all() else np.zeros((self._channels, hops), dtype=np.int64)
-        saturated, self._saturated = self._recent(self._saturated, self._clipped(x, hops))
-        lost, self._lost = self._recent(self._lost, lost)
+        clean = finite.all() and self._is_off_rails(x)
         flat = self._is_flat(x, hops)
+        self._clean = self._clean + hops if clean else 0
+        if self._clean >= self._back + hops:
+            return graded("flat", 2 * flat.astype(np.int64))
+        saturated, self._saturated = self._recent(self._saturated, self._clipped(x, hops))
+        lost, self._lost = self._recent(self._lost, self._per_hop(~finite, hops))
         return (
             graded("saturation", _grade(saturated, self._saturated_limits))
             | graded("lost", _grade(lost, self._lost_limits))
@@ -150,12 +159,13 @@ class QuickChecks:
     def _per_hop(self, flags: Flags, hops: int) -> Counts:
         return np.asarray(flags.reshape(self._channels, hops, self._hop).sum(axis=2))
 
+    def _is_off_rails(self, x: Array) -> bool:
+        return self._rails is None or bool(self._rails[0] < x.min() and x.max() < self._rails[1])
+
     def _clipped(self, x: Array, hops: int) -> Counts:
         if self._rails is None:
             return np.zeros((self._channels, hops), dtype=np.int64)
         low, high = self._rails
-        if low < x.min() and x.max() < high:  # false where a value is lost
-            return np.zeros((self._channels, hops), dtype=np.int64)
         return self._per_hop((x <= low) | (x >= high), hops)
 
     def _is_flat(self, x: Array, hops: int) -> Flags:

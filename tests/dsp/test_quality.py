@@ -25,7 +25,7 @@ def judge(
     for a, b in pairwise(edges):
         codes = checks.push(x[:, a * HOP : b * HOP])
         changes += verdicts.push(codes)
-        unusable.append(is_bad(codes, "saturation", "flat"))
+        unusable.append(is_bad(codes, ("saturation", "flat")))
     return changes, np.concatenate(unusable, axis=1)
 
 
@@ -137,7 +137,7 @@ def test_the_length_of_a_flat_line_follows_the_rate() -> None:
         checks = QuickChecks(slow, QualitySettings(flat_s=0.052), 12)
         x = 20 * white(4.8, seed=3, rate_hz=250.0)
         x[0, 500 : 500 + length] = 5.0
-        assert is_bad(checks.push(x), "flat").any() == flat
+        assert is_bad(checks.push(x), ("flat",)).any() == flat
 
 
 def test_a_signal_that_is_flat_from_the_first_sample_is_bad_in_the_first_hop() -> None:
