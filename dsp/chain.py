@@ -10,7 +10,7 @@ from dsp.disturbance import FilteredChecks, Survey
 from dsp.exposure import ExposureSettings
 from dsp.filters import Band, ChangingBandPass, FilterSettings, band_of
 from dsp.level import LevelSettings, RmsFrames
-from dsp.quality import BLOCK_S, Counts, Flags, Quality, QualitySettings, QuickChecks, Verdicts, is_bad
+from dsp.quality import BLOCK_S, Counts, Flags, Quality, QualitySettings, QuickChecks, Reason, Verdicts, is_bad
 from dsp.reference import Calibration
 from firmware_bridge.blocks import SampleBlock, Signal
 
@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 
 # Some 25,000 samples at a time is fastest, and keeps memory flat for any length of block.
 _CHUNK_SAMPLES = 25_000
+_LASTING: tuple[Reason, ...] = ("saturation", "flat", "mains", "lead_off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class Chain:
     def calibrate(self, calibration: Calibration) -> None:
         """Look for shrugs from here on, by these levels; what was under way is forgotten."""
         self.thresholds = [thresholds(calibration, c, self.settings.shrug) for c in range(len(self.signal.channels))]
+        self._survey.calibrate(calibration.rest_uv)
         self._checks.calibrate(calibration.rest_uv)
         self._detectors = [
             ShrugDetector(c, limits, self.settings.shrug, self.hop_s, self._hops, window_s=self._window_s)
@@ -216,7 +218,7 @@ class _Judged:
         self._block = block
         self._frame = frame
         self._blocks = 0
-        self._last: Counts = np.zeros((channels, 1), dtype=np.int64)
+        self._last: Counts = np.zeros((channels, 2), dtype=np.int64)
         self._codes: list[Counts] = [np.zeros((channels, 0), dtype=np.int64)]
         self._hops = 0
         self._frames: list[Array] = [np.empty((channels, 0))]
@@ -235,21 +237,28 @@ class _Judged:
             known_bad = np.repeat(self._last_is_bad, quick.shape[1], axis=1)
             return slow, self._frames[0][:, :0], known_bad
         verdicts = np.concatenate([self._last, slow], axis=1)
-        known_bad = is_bad(verdicts)[:, np.arange(before, self._hops) // self.block_hops]
+        expected_bad = self._expect(verdicts)
+        known_bad = expected_bad[:, np.arange(before, self._hops) // self.block_hops]
         whole = slow.shape[1] * self.block_hops
         codes: Counts = np.concatenate(self._codes, axis=1)
         self._codes, self._hops = [codes[:, whole:].copy()], self._hops - whole
         self._blocks += slow.shape[1]
-        self._last = verdicts[:, -1:].copy()
-        self._last_is_bad = is_bad(self._last)
+        self._last = verdicts[:, -2:].copy()
+        self._last_is_bad = expected_bad[:, -1:]
         released = self._release(verdicts, self._blocks * self._block // self._frame)
         return codes[:, :whole] | np.repeat(slow, self.block_hops, axis=1), released, known_bad
 
     def finish(self) -> tuple[Counts, Array]:
         """Let the rest go: its block is taken to be as the last one was."""
         waiting = sum(frames.shape[1] for frames in self._frames)
-        codes = np.concatenate(self._codes, axis=1) | self._last
-        return codes, self._release(np.repeat(self._last, 2, axis=1), self.frames + waiting)
+        codes = np.concatenate(self._codes, axis=1) | self._last[:, 1:]
+        return codes, self._release(self._last[:, [1, 1]], self.frames + waiting)
+
+    @staticmethod
+    def _expect(verdicts: Counts) -> Flags:
+        """Tell for each verdict but the first whether the second after it will be bad as well: a jerk is over by then."""
+        bad = is_bad(verdicts)
+        return np.asarray(is_bad(verdicts, _LASTING)[:, 1:] | bad[:, 1:] & bad[:, :-1])
 
     def _release(self, verdicts: Counts, until: int) -> Array:
         """Return the frames before number `until`, NaN where they touch a bad block."""

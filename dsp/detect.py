@@ -52,6 +52,14 @@ class ShrugSettings:
         high=0.9,
     )
     drop_s: float = parameter(0.25, "Such a drop must last this long.", unit="s", low=0.05, high=2)
+    brief_drop_ratio: float = parameter(
+        0.55,
+        "The same for a raise that is still brief, shorter than merge_piece_s ...",
+        unit="x recent",
+        low=0.1,
+        high=0.9,
+    )
+    brief_drop_s: float = parameter(0.2, "... which must last this long.", unit="s", low=0.05, high=2)
     merge_s: float = parameter(1.0, "Two pieces with a pause of up to this are one shrug ...", unit="s", low=0, high=10)
     merge_piece_s: float = parameter(1.8, "... where each of them lasts at least this long.", unit="s", low=0, high=10)
     min_s: float = parameter(3.0, "A shorter raise is not a sustained shrug.", unit="s", low=0.5, high=30)
@@ -214,9 +222,10 @@ class ShrugDetector:
         self._n_on = max(1, round(settings.debounce_on_s / hop_s))
         self._n_off = max(1, round(settings.debounce_off_s / hop_s))
         self._n_drop = max(1, round(settings.drop_s / hop_s))
+        self._n_brief_drop = max(1, round(settings.brief_drop_s / hop_s))
         self._n_recent = max(self._n_on, round(1.0 / hop_s))
         self._n_usual = max(self._n_recent, round(_USUAL_S / hop_s))
-        self._n_window = round(window_s / hop_s)
+        self._n_quarter = round(window_s / hop_s / 4)
         self._n_min = round(settings.min_s / hop_s)
         self._n_merge = settings.merge_s / hop_s + 1e-6
         self._n_unseen = settings.unseen_s / hop_s + 1e-6
@@ -230,6 +239,7 @@ class ShrugDetector:
         self._joined = False
         self._event: _Event | None = None
         self._tone: float | None = None  # what the last release by a drop came to, while it may still be a pause
+        self._drop_ratio = self._settings.drop_ratio  # by which that was told
         self._unseen = 0
         self._out: list[Shrug] = []
 
@@ -317,7 +327,7 @@ class ShrugDetector:
 
     def _rises(self, level: float) -> bool:
         """Whether the level is clearly above the tone that the last drop came to."""
-        return self._tone is not None and level * self._settings.drop_ratio >= self._tone
+        return self._tone is not None and level * self._drop_ratio >= self._tone
 
     def _begin(self, start: int, levels: list[float], *, after_drop: bool) -> None:
         piece = _Piece(
@@ -341,12 +351,12 @@ class ShrugDetector:
         return long_enough and piece.start - event.stop <= self._n_merge
 
     def _raised(self, piece: _Piece, level: float) -> None:
-        usual, drop = _median(piece.recent), self._settings.drop_ratio
+        drop, n_drop = self._drop_rule(piece)
         if piece.after_drop and not self._joined and self._rises(level):
             self._tone = None
             self._begin(self._hop, [level], after_drop=False)
             return
-        is_low, is_drop = level < self._limits.off_uv, level < drop * usual
+        is_low, is_drop = level < self._limits.off_uv, level < drop * _median(piece.recent)
         piece.tail.see(level)
         piece.low = piece.low + 1 if is_low else 0
         piece.drop = piece.drop + 1 if is_drop else 0
@@ -354,17 +364,24 @@ class ShrugDetector:
             piece.first_low = self._hop
         if not (is_low or is_drop):
             piece.keep(level, self._hop)
-        elif piece.low >= self._n_off or piece.drop >= self._n_drop:
+        elif piece.low >= self._n_off or piece.drop >= n_drop:
             if piece.first_low is None:
-                self._tone = level
+                self._tone, self._drop_ratio = level, drop
             else:
                 self._tone, piece.stop = None, self._sank(piece, piece.first_low)
             self._release(piece)
 
+    def _drop_rule(self, piece: _Piece) -> tuple[float, int]:
+        """Return how far and for how many hops a level has to drop: less while it may be one of a set of short ones."""
+        if self._length_s(piece) < self._settings.merge_piece_s:
+            return self._settings.brief_drop_ratio, self._n_brief_drop
+        return self._settings.drop_ratio, self._n_drop
+
     def _sank(self, piece: _Piece, low: int) -> int:
-        """Return the hop at which the raise ended: where it came to the off-threshold, or began to fade slowly."""
-        fading = piece.fading(self._settings.drop_ratio)
-        return low if fading <= 2 * self._n_window else max(low - fading, min(low, piece.start + self._n_min))
+        """Return the hop at which the raise ended: at the off-threshold, or at half its level where it faded slowly."""
+        fading = low - piece.stop + piece.fading(self._settings.drop_ratio)
+        half = low - fading + self._n_quarter  # a window comes to half its level that much before it is empty
+        return min(low, max(half, piece.start + self._n_min))
 
     def _release(self, piece: _Piece) -> None:
         """End the piece at its `stop`; what it belongs to waits for another piece to join."""

@@ -25,9 +25,11 @@ _HUM_MEMORY = 20
 _DECIDE_BLOCKS = 5  # a band is looked at this often, so that one change is over before the next
 _HUM_SHARE = 0.05  # of the EMG: a weaker harmonic needs no notch
 _FLAT_TOPS_WARN_PCT = 0.5  # by chance the highest value of a second comes twice, not five times
+_FLAT_TOPS_BAD_PCT = 50.0  # a guess at the range must not hide a strong contraction that touches it
 _FLOOR_BLOCKS = 600  # that the noise floor looks back, and how often it is looked up
 _FLOOR_EVERY = 60
 _FLOOR_PERCENTILE = 5
+_WANDER_BLOCKS = 10
 _SPIKE_S = 0.020
 _AROUND = 5  # bins of that length on either side
 _CREST = 4.5  # highest value over RMS that EMG hardly ever has within a second
@@ -74,6 +76,9 @@ class Survey:
         self._knows_rails = signal.rails_uv is not None
         self._count = 0
         self._loose: Flags = np.zeros((len(signal.channels), 1), dtype=bool)
+        self._means = np.full((len(signal.channels), _WANDER_BLOCKS - 1), np.nan)
+        self._step_uv = signal.uv_per_count or 0.0
+        self._least_span_uv = np.full((len(signal.channels), 1), -1.0)
         hz = np.asarray(np.fft.rfftfreq(samples, 1 / signal.rate_hz), dtype=np.float64)
         self._passed = response(band, signal.rate_hz, hz)
         self._slow = int(np.count_nonzero(hz < 10))
@@ -84,6 +89,11 @@ class Survey:
         harmonics = sum(len(hum.harmonics_hz) for hum in self._hums)
         self._votes: Flags = np.zeros((len(signal.channels), _HUM_MEMORY, harmonics), dtype=bool)
         self.band = band
+
+    def calibrate(self, rest_uv: tuple[float, ...]) -> None:
+        """Know the rest levels: where these are more than an ADC step, so is what a living channel spans."""
+        fine = np.nan_to_num(np.array(rest_uv)) >= max(self._step_uv, 1e-9)
+        self._least_span_uv = np.where(fine, 1.001 * self._step_uv, -1.0)[:, None]
 
     def push(self, x: Array) -> Findings:
         """Take raw values of shape (channels, samples)."""
@@ -99,8 +109,9 @@ class Survey:
         hums = [hum.power(below) for hum in self._hums]
         worst = np.max([hum.sum(axis=2) for hum in hums], axis=0) if hums else np.zeros_like(band)
         emg = np.maximum(band - worst, 1e-3 * band)
-        loose = (total > self._settings.lead_off_uv**2) & (emg < (self._settings.lead_off_share_pct / 100) ** 2 * total)
         mains = _below(_db(emg, worst), self._settings.mains_warn_db, self._settings.mains_bad_db)
+        loose = (total > self._settings.lead_off_uv**2) & (emg < (self._settings.lead_off_share_pct / 100) ** 2 * total)
+        loose |= (mains == 2) & self._wanders(x)
         slow = np.sqrt(_known(power[..., : self._slow].sum(axis=2)))
         leak = _known(passed[..., : self._leaky].sum(axis=2))
         motion = np.maximum(
@@ -112,6 +123,7 @@ class Survey:
             | graded("motion", motion)
             | graded("lead_off", 2 * self._for_two_blocks(loose))
             | graded("saturation", flat_tops)
+            | graded("flat", 2 * self._is_dead(x))
         )
         judged = (mains == 1) & ~loose
         votes = [self._strong(h, emg) & judged[..., None] for h in hums]
@@ -123,7 +135,7 @@ class Survey:
         high, low = blocks.max(axis=2, keepdims=True), blocks.min(axis=2, keepdims=True)
         extreme = (blocks == high) | (blocks == low)
         share = 100 * (np.count_nonzero(extreme, axis=2) - 2) / self._samples
-        grade = (share >= _FLAT_TOPS_WARN_PCT).astype(np.int64) + (share >= self._settings.saturated_bad_pct)
+        grade = (share >= _FLAT_TOPS_WARN_PCT).astype(np.int64) + (share >= _FLAT_TOPS_BAD_PCT)
         for c, k in np.argwhere(grade):
             steps = np.abs(np.diff(blocks[c, k]))
             span = float(high[c, k, 0] - low[c, k, 0])
@@ -131,6 +143,18 @@ class Survey:
             if span < 64 * np.min(steps[steps > 0], initial=span) or np.count_nonzero(jumps) < 4:
                 grade[c, k] = 0  # a coarse ADC, or the crest of something slow
         return np.asarray(grade)
+
+    def _is_dead(self, x: Array) -> Counts:
+        """Find seconds in which only the converter's last bit moves."""
+        blocks = x.reshape(len(x), -1, self._samples)
+        return np.asarray(blocks.max(axis=2) - blocks.min(axis=2) <= self._least_span_uv, dtype=np.int64)
+
+    def _wanders(self, x: Array) -> Flags:
+        """Tell where the baseline has moved far within the last seconds, slower than a block can show."""
+        means = np.concatenate([self._means, x.reshape(len(x), -1, self._samples).mean(axis=2)], axis=1)
+        self._means = means[:, 1 - _WANDER_BLOCKS :].copy()
+        recent = sliding_window_view(means, _WANDER_BLOCKS, axis=1)
+        return np.asarray(np.fmax.reduce(recent, axis=2) - np.fmin.reduce(recent, axis=2) > self._settings.drift_bad_uv)
 
     def _for_two_blocks(self, loose: Flags) -> Counts:
         line = np.concatenate([self._loose, loose], axis=1)

@@ -78,7 +78,7 @@ def _stretch(
             f"{recording.path}: {name} {start:g}-{end:g} s; expected START-END within 0-{duration:.1f} s"
         )
     levels = tuple(pooled(row[round(start / frame_s) : max(round(end / frame_s), 1)]) for row in frames)
-    if not np.isfinite(levels).all():
+    if not np.isfinite(levels).any():
         raise RecordingError(f"{recording.path}: {name} {start:g}-{end:g} s holds no usable data")
     return levels, f"{name} {start:g}-{end:g} s"
 

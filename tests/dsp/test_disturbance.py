@@ -127,7 +127,7 @@ def test_a_strong_contraction_is_no_loose_electrode() -> None:
 # Clipping without a known range
 
 
-@pytest.mark.parametrize(("limit", "grade"), [(1000.0, 0), (150.0, 2)])
+@pytest.mark.parametrize(("limit", "grade"), [(1000.0, 0), (150.0, 1), (50.0, 2)])
 def test_clipping_is_seen_though_the_range_is_not_known(limit: float, grade: int) -> None:
     x = np.clip(100 * emg(20, seed=12), -limit, limit)
     found = grades(survey_of(rails=None).push(x).codes, "saturation")
