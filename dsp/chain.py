@@ -256,7 +256,7 @@ class _Judged:
 
     @staticmethod
     def _expect(verdicts: Counts) -> Flags:
-        """Tell for each verdict but the first whether the second after it will be bad as well: a jerk is over by then."""
+        """Tell for each verdict but the first whether the next second will be bad too: a jerk is over by then."""
         bad = is_bad(verdicts)
         return np.asarray(is_bad(verdicts, _LASTING)[:, 1:] | bad[:, 1:] & bad[:, :-1])
 

@@ -17,6 +17,8 @@ Phase = Literal["started", "held", "relaxed", "resumed", "ended"]
 _ON_DELAY = 0.2
 _OFF_DELAY = 1.0
 _USUAL_S = 5.0  # what a hold's level was, before it sank to its end
+_LET_GO_S = 0.2  # a muscle that lets go at once takes no longer
+_FADED = 0.6  # of that: what comes after is the muscle letting go slowly
 _ROUNDING_S = 1e-6  # times are sums of floats; a limit is met although the last bit is missing
 
 
@@ -226,7 +228,7 @@ class ShrugDetector:
         self._n_recent = max(self._n_on, round(1.0 / hop_s))
         self._n_usual = max(self._n_recent, round(_USUAL_S / hop_s))
         self._n_quarter = round(window_s / hop_s / 4)
-        self._n_min = round(settings.min_s / hop_s)
+        self._n_min = round((settings.min_s + self._off_delay_s - self._on_delay_s) / hop_s)
         self._n_merge = settings.merge_s / hop_s + 1e-6
         self._n_unseen = settings.unseen_s / hop_s + 1e-6
         self._hop = first_hop
@@ -378,10 +380,11 @@ class ShrugDetector:
         return self._settings.drop_ratio, self._n_drop
 
     def _sank(self, piece: _Piece, low: int) -> int:
-        """Return the hop at which the raise ended: at the off-threshold, or at half its level where it faded slowly."""
-        fading = low - piece.stop + piece.fading(self._settings.drop_ratio)
-        half = low - fading + self._n_quarter  # a window comes to half its level that much before it is empty
-        return min(low, max(half, piece.start + self._n_min))
+        """Return the hop at which the raise ended: at the off-threshold, or where it had faded to much less before."""
+        fading = low - piece.stop + piece.fading(_FADED)
+        # A window comes to that share of its level a quarter of it before it is empty.
+        faded = max(low - fading + self._n_quarter, piece.start + self._n_min)
+        return faded if (low - faded) * self._hop_s > _LET_GO_S else low
 
     def _release(self, piece: _Piece) -> None:
         """End the piece at its `stop`; what it belongs to waits for another piece to join."""
