@@ -10,8 +10,10 @@ from dsp.disturbance import FilteredChecks, Survey
 from dsp.exposure import ExposureSettings
 from dsp.filters import Band, ChangingBandPass, FilterSettings, band_of
 from dsp.level import LevelSettings, RmsFrames
+from dsp.low_rest import LowRest, LowRestDetector, LowRestSettings
 from dsp.quality import BLOCK_S, Counts, Flags, Quality, QualitySettings, QuickChecks, Reason, Verdicts, is_bad
-from dsp.reference import Calibration
+from dsp.reference import Calibration, verdict
+from dsp.spectrum import frequencies
 from firmware_bridge.blocks import SampleBlock, Signal
 
 Array = NDArray[np.float64]
@@ -28,6 +30,7 @@ class ChainSettings:
     filter: FilterSettings = field(default_factory=FilterSettings)
     level: LevelSettings = field(default_factory=LevelSettings)
     shrug: ShrugSettings = field(default_factory=ShrugSettings)
+    low_rest: LowRestSettings = field(default_factory=LowRestSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)
     exposure: ExposureSettings = field(default_factory=ExposureSettings)
 
@@ -56,14 +59,24 @@ class BandChange:
     band: Band
 
 
-Message = Levels | Shrug | Quality | BandChange
+@dataclass(frozen=True, slots=True)
+class Spectra:
+    """Median and mean frequency of the seconds up to `at_s`, of shape (channels, seconds), NaN where it is bad."""
+
+    at_s: float
+    mdf_hz: Array
+    mnf_hz: Array
+
+
+Message = Levels | Spectra | Shrug | LowRest | Quality | BandChange
 
 
 class Chain:
     """Filter, measure, judge and detect, in whole hops counted from sample 0, so that no cut changes the result.
 
     Without a calibration levels and quality are measured and no shrug is looked for. `band` is what to begin with
-    where that is known already: levels can only be compared within one band.
+    where that is known already: levels can only be compared within one band. With `spectra` there are messages of
+    them as well.
     Raises SignalError where the rate is too low for the band.
     """
 
@@ -73,6 +86,8 @@ class Chain:
         settings: ChainSettings,
         first_sample: int = 0,
         band: Band | None = None,
+        *,
+        spectra: bool = False,
     ) -> None:
         channels = len(signal.channels)
         self.signal = signal
@@ -87,6 +102,7 @@ class Chain:
         block = max(1, round(BLOCK_S / self.hop_s)) * self.hop
         band = band or band_of(settings.filter, signal.rate_hz)
         self.first_band = band
+        self._wants_spectra = spectra
         self._filter = ChangingBandPass(band, signal.rate_hz, channels)
         self._control = RmsFrames(self.hop, hops, channels, missing)
         self._exposure = RmsFrames(frame, 1, channels, missing)
@@ -98,6 +114,7 @@ class Chain:
         self._verdicts = Verdicts(channels, self._hops, self.hop_s)
         self._judged = _Judged(channels, block // self.hop, block, frame)
         self._detectors: list[ShrugDetector] = []
+        self._low_rest: list[LowRestDetector | None] = [None] * channels
         self.thresholds: list[Thresholds] = []
         self._pending = np.full((channels, before), np.nan)
         self._blank_until = 0
@@ -121,6 +138,31 @@ class Chain:
             ShrugDetector(c, limits, self.settings.shrug, self.hop_s, self._hops, window_s=self._window_s)
             for c, limits in enumerate(self.thresholds)
         ]
+        self._low_rest = [self._low_rest_detector(calibration, c) for c in range(len(self.thresholds))]
+
+    def _low_rest_detector(self, calibration: Calibration, channel: int) -> LowRestDetector | None:
+        """Return the detector of a channel, None where its rest can't be seen."""
+        of = self.settings.exposure
+        rest_uv = calibration.level_at_rve(of.rest_rve, channel)
+        active_uv = calibration.level_at_rve(of.sulma_rve, channel)
+        seen = verdict(calibration, channel, of.rest_rve, self.signal.uv_per_count).sees_rest
+        if rest_uv is None or active_uv is None or not seen:
+            return None
+        return LowRestDetector(
+            channel,
+            rest_uv,
+            active_uv,
+            self.settings.low_rest,
+            self.frame_s,
+            window_s=of.window_s,
+            least_valid=of.least_valid_pct / 100,
+            start_s=self._frames_s(),
+        )
+
+    @property
+    def undecided_since_s(self) -> float | None:
+        """Since when there may be low rest that is not known yet, on any channel; None where rest can't be seen."""
+        return min((d.pending_since_s for d in self._low_rest if d), default=None)
 
     def blank(self, until_s: float) -> None:
         """Take what comes before `until_s` as unusable: the motor runs and would be measured."""
@@ -149,7 +191,8 @@ class Chain:
         """End what is still on: the recording ends here. A last incomplete hop is left out."""
         codes, frames = self._judged.finish()
         shrugs = [shrug for detector in self._detectors for shrug in detector.finish()]
-        return [*self._verdicts.push(codes), *shrugs, self._levels(np.empty((len(codes), 0)), frames)]
+        low_rest = [*self._find_low_rest(frames), *(m for d in self._low_rest if d for m in d.finish())]
+        return [*self._verdicts.push(codes), *shrugs, *low_rest, self._levels(np.empty((len(codes), 0)), frames)]
 
     def _take(self, x: Array) -> list[Message]:
         x = np.concatenate([self._pending, x], axis=1)
@@ -168,18 +211,33 @@ class Chain:
         unusable = is_bad(quick, ("saturation", "flat"))
         if unusable.any():
             y[np.repeat(unusable, self.hop, axis=1)] = np.nan
-        codes, frames, known_bad = self._judged.push(quick, survey.codes | self._checks.push(y), self._exposure.push(y))
+        slow = survey.codes | self._checks.push(y)
+        codes, frames, known_bad = self._judged.push(quick, slow, self._exposure.push(y))
         control = self._control.push(y)
         control[known_bad] = np.nan
         shrugs = [shrug for c, d in enumerate(self._detectors) for shrug in d.push(control[c])]
         self._hops += x.shape[1] // self.hop
-        steps: list[Shrug | BandChange | Quality] = [*shrugs, *changes, *self._verdicts.push(codes)]
-        return [*sorted(steps, key=self._known_at), self._levels(control, frames)]
+        steps: list[Shrug | LowRest | BandChange | Quality]
+        steps = [*shrugs, *changes, *self._verdicts.push(codes), *self._find_low_rest(frames)]
+        spectra = self._spectra(survey.power, is_bad(slow)) if self._wants_spectra else []
+        return [*sorted(steps, key=self._known_at), *spectra, self._levels(control, frames)]
+
+    def _spectra(self, power: Array, bad: Flags) -> list[Spectra]:
+        if not power.shape[1]:
+            return []
+        mdf, mnf = frequencies(self._survey.hz, power, self.band.notches_hz)
+        return [Spectra(self._hops * self.hop_s, np.where(bad, np.nan, mdf), np.where(bad, np.nan, mnf))]
+
+    def _find_low_rest(self, frames: Array) -> list[LowRest]:
+        return [m for c, d in enumerate(self._low_rest) if d for m in d.push(frames[c])]
+
+    def _frames_s(self) -> float:
+        """Return where the exposure frames that were let go end."""
+        return self._first * self.hop_s + self._judged.frames * self.frame_s
 
     def _levels(self, control: Array, frames: Array) -> Levels:
         on = tuple(bool(d.on and np.isfinite(control[c, -1:]).any()) for c, d in enumerate(self._detectors))
-        frames_at_s = self._first * self.hop_s + self._judged.frames * self.frame_s
-        return Levels(self._hops * self.hop_s, control, frames, frames_at_s, on or (False,) * len(control))
+        return Levels(self._hops * self.hop_s, control, frames, self._frames_s(), on or (False,) * len(control))
 
     def _filtered(self, x: Array, changes: tuple[tuple[int, Band], ...]) -> tuple[Array, list[BandChange]]:
         """Filter, going over to another band after the block that called for it."""
@@ -197,15 +255,17 @@ class Chain:
             parts.append(self._filter.filter(x[:, done:]))
         return np.concatenate(parts, axis=1), said
 
-    def _known_at(self, message: Shrug | Quality | BandChange) -> int:
+    def _known_at(self, message: Shrug | LowRest | Quality | BandChange) -> int:
         """Return the hop after which a message is known: a quality at the end of the block that it is about."""
+        hops = self._judged.block_hops
         match message:
             case Shrug():
                 return round(message.at_s / self.hop_s)
+            case LowRest():
+                return self._first + int(np.ceil((message.at_s / self.hop_s - self._first) / hops - 1e-6)) * hops
             case BandChange():
                 return round((message.at_s - self._filter.CHANGE_S) / self.hop_s)
             case Quality():
-                hops = self._judged.block_hops
                 return self._first + ((round(message.at_s / self.hop_s) - self._first) // hops + 1) * hops
 
 

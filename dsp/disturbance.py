@@ -59,6 +59,7 @@ class Findings:
     """
 
     codes: Counts
+    power: Array  # raw, of shape (channels, blocks, bins of `Survey.hz`)
     changes: tuple[tuple[int, Band], ...] = ()
 
 
@@ -79,7 +80,7 @@ class Survey:
         self._means = np.full((len(signal.channels), _WANDER_BLOCKS - 1), np.nan)
         self._step_uv = signal.uv_per_count or 0.0
         self._least_span_uv = np.full((len(signal.channels), 1), -1.0)
-        hz = np.asarray(np.fft.rfftfreq(samples, 1 / signal.rate_hz), dtype=np.float64)
+        self.hz = hz = np.asarray(np.fft.rfftfreq(samples, 1 / signal.rate_hz), dtype=np.float64)
         self._passed = response(band, signal.rate_hz, hz)
         self._slow = int(np.count_nonzero(hz < 10))
         self._leaky = int(np.count_nonzero(hz < 20))
@@ -99,7 +100,7 @@ class Survey:
         """Take raw values of shape (channels, samples)."""
         x = self._blocks.push(x)
         if not x.shape[1]:
-            return Findings(np.zeros((len(x), 0), dtype=np.int64))
+            return Findings(np.zeros((len(x), 0), dtype=np.int64), np.empty((len(x), 0, len(self.hz))))
         flat_tops = np.zeros(1, dtype=np.int64) if self._knows_rails else self._flat_tops(x)
         _, power = block_power(_bridged(x, self._samples), self._samples, self._rate_hz)
         passed = power * self._passed
@@ -127,7 +128,7 @@ class Survey:
         )
         judged = (mains == 1) & ~loose
         votes = [self._strong(h, emg) & judged[..., None] for h in hums]
-        return Findings(codes, tuple(self._decide(np.concatenate(votes, axis=2)) if self._auto else ()))
+        return Findings(codes, power, tuple(self._decide(np.concatenate(votes, axis=2)) if self._auto else ()))
 
     def _flat_tops(self, x: Array) -> Counts:
         """Find clipping where the range is not known: the highest or lowest value comes again and again, by jumps."""

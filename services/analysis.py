@@ -2,18 +2,20 @@
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsp.chain import BandChange, Chain, Levels, Message
+from dsp.chain import BandChange, Chain, Levels, Message, Spectra
 from dsp.detect import Shrug
-from dsp.exposure import rest_pct
+from dsp.exposure import Exposure, Gaps, Sulma, asymmetry, exposure, pooled_levels
 from dsp.filters import Band, SignalError
+from dsp.low_rest import LowRest
 from dsp.quality import Quality
-from dsp.reference import Calibration, pooled, quietest
+from dsp.reference import Calibration, Verdict, pooled, quietest, reference_of, verdict
+from dsp.spectrum import LEAST_RATE_HZ, Jasa, Trend, jasa
 from firmware_bridge.recordings import Recording, RecordingError
 from services.episodes import Episodes
 from services.messages import Episode
@@ -23,8 +25,8 @@ from services.settings import Settings
 Array = NDArray[np.float64]
 
 _NAMESPACE = uuid.UUID("6b1f5f0e-2f0c-5b1e-9d54-6d1d0f4f9a11")
-_LEAST_REPORT_S = 600.0
-_NOT_YET = "not measured by this version"
+_LEAST_SPECTRUM_RVE = 15.0
+_LEAST_SPECTRUM_SNR = 10**0.5  # 10 dB over rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Given:
 
     rest_s: tuple[float, float] | None = None
     rest_uv: float | None = None
-    reference_s: tuple[float, float] | None = None
+    reference_s: tuple[tuple[float, float], ...] = ()
     reference_uv: float | None = None
 
 
@@ -45,7 +47,7 @@ def calibrate(recording: Recording, settings: Settings, given: Given) -> Calibra
     """
     n = len(recording.signal.channels)
     frames, frame_s, band = np.empty((n, 0)), 1.0, None
-    if given.rest_uv is None or given.reference_s is not None:
+    if given.rest_uv is None or given.reference_s:
         frames, frame_s, band = _frames(recording, settings)
     try:
         if given.rest_uv is not None:
@@ -60,8 +62,8 @@ def calibrate(recording: Recording, settings: Settings, given: Given) -> Calibra
         reference = None
         if given.reference_uv is not None:
             reference, source = (given.reference_uv,) * n, f"{source}; reference given"
-        elif given.reference_s is not None:
-            reference, what = _stretch(recording, frames, frame_s, "reference", given.reference_s)
+        elif given.reference_s:
+            reference, what = _reference(recording, frames, frame_s, given.reference_s)
             source = f"{source}; {what}"
         return Calibration(rest, noise_of(recording.signal, rest), reference, source, band)
     except SignalError as error:
@@ -83,6 +85,22 @@ def _stretch(
     return levels, f"{name} {start:g}-{end:g} s"
 
 
+def _reference(
+    recording: Recording, frames: Array, frame_s: float, stretches: tuple[tuple[float, float], ...]
+) -> tuple[tuple[float, ...], str]:
+    """Return the RVE of each channel, the median of the repeats, and how well they agree."""
+    repeats = [_stretch(recording, frames, frame_s, "reference", stretch) for stretch in stretches]
+    found = [
+        reference_of(levels) if np.isfinite(levels).all() else None
+        for levels in zip(*(levels for levels, _ in repeats), strict=True)
+    ]
+    what = ", ".join(what for _, what in repeats)
+    if len(repeats) > 1:
+        cvs = ", ".join("unknown" if r is None else f"{r.cv_pct:.0f} % ({r.verdict})" for r in found)
+        what = f"{what}, which differ by a CV of {cvs}"
+    return tuple(float("nan") if r is None else r.rve_uv for r in found), what
+
+
 def _frames(recording: Recording, settings: Settings) -> tuple[Array, float, Band]:
     """Return exposure frames, their length and their band: the one that the recording calls for, from its start on."""
     band: Band | None = None
@@ -94,9 +112,11 @@ def _frames(recording: Recording, settings: Settings) -> tuple[Array, float, Ban
         band = chain.band  # it only ever gets narrower, so this ends
 
 
-def _run(recording: Recording, settings: Settings, band: Band | None) -> tuple[Chain, Iterator[Message]]:
+def _run(
+    recording: Recording, settings: Settings, band: Band | None, *, spectra: bool = False
+) -> tuple[Chain, Iterator[Message]]:
     try:
-        chain = Chain(recording.signal, settings.chain(), 0, band)
+        chain = Chain(recording.signal, settings.chain(), 0, band, spectra=spectra)
     except SignalError as error:
         raise RecordingError(f"{recording.path}: {error}") from None
 
@@ -114,40 +134,42 @@ def _run(recording: Recording, settings: Settings, band: Band | None) -> tuple[C
 
 def analyze(recording: Recording, settings: Settings, calibration: Calibration) -> dict[str, Any]:
     """Return the analysis of one recording, of the schema unshrug.analysis/1. Raises RecordingError."""
-    chain, messages = _run(recording, settings, calibration.band)
+    chain, messages = _run(recording, settings, calibration.band, spectra=True)
     chain.calibrate(calibration)
-    names = recording.signal.channels
-    sha256 = recording.sha256()
-    episodes = Episodes(
-        settings.episode, names, calibration, lambda at_s: _episode_id(sha256, at_s), settings.shrug.patience_s
-    )
-    shrugs: list[Shrug] = []
+    names, signal = recording.signal.channels, recording.signal
+    events: list[Shrug | LowRest] = []
     quality: list[Quality] = []
-    found: list[Episode] = []
     frames: list[Array] = []
+    spectra: list[Spectra] = []
     bands = [BandChange(0.0, chain.band)]
-    now_s = 0.0
     for message in messages:
         match message:
             case Levels():
                 frames.append(message.frames_uv)
-                now_s = message.at_s
+            case Spectra():
+                spectra.append(message)
             case Quality():
                 quality.append(message)
             case BandChange():
                 bands.append(message)
-            case Shrug():
-                found += episodes.advance(message.at_s)
-                found += episodes.shrug(message)
-                shrugs.append(message)
-    found += episodes.finish(now_s)
+            case Shrug() | LowRest() if message.phase == "ended":
+                events.append(message)
     all_frames = np.concatenate(frames, axis=1)
-    duration_s = chain.samples / recording.signal.rate_hz
+    mdf = np.concatenate([m.mdf_hz for m in spectra], axis=1) if spectra else np.empty((len(names), 0))
+    mnf = np.concatenate([m.mnf_hz for m in spectra], axis=1) if spectra else np.empty((len(names), 0))
+    duration_s = chain.samples / signal.rate_hz
+    rest_rve = settings.exposure.rest_rve
+    verdicts = [verdict(calibration, c, rest_rve, signal.uv_per_count) for c in range(len(names))]
+    measures = [
+        exposure(all_frames[c], c, chain.frame_s, calibration, verdicts[c], settings.exposure)
+        for c in range(len(names))
+    ]
+    sha256 = recording.sha256()
     return {
         "schema": "unshrug.analysis/1",
         "recording": {
             "path": str(recording.path),
-            "rate_hz": recording.signal.rate_hz,
+            "rate_hz": signal.rate_hz,
             "duration_s": round(duration_s, 3),
             "channels": list(names),
             "sha256": sha256,
@@ -157,30 +179,45 @@ def analyze(recording: Recording, settings: Settings, calibration: Calibration) 
             "noise_uv": [_r(v) for v in calibration.noise_uv],
             "reference_uv": calibration.reference_uv and [_r(v) for v in calibration.reference_uv],
             "source": calibration.source,
+            "verdicts": [_verdict(v) for v in verdicts],
         },
-        "bands": [
-            {
-                "at_s": round(b.at_s, 6),
-                "low_hz": b.band.low_hz,
-                "high_hz": b.band.high_hz,
-                "notches_hz": list(b.band.notches_hz),
-            }
-            for b in bands
-        ],
+        "bands": [_band(b) for b in bands],
         "settings": asdict(settings.chain()) | {"episode": asdict(settings.episode)},
         "channels": [
             {
                 "name": name,
                 "valid_s": round(float(np.isfinite(all_frames[c]).sum() * chain.frame_s), 3),
                 "rms_uv": _levels(all_frames[c]),
-                "events": [_event(s, calibration) for s in shrugs if s.channel == c and s.phase == "ended"],
+                "events": [_event(e, calibration) for e in sorted(events, key=_start) if e.channel == c],
                 "quality": _intervals([q for q in quality if q.channel == c], duration_s),
-                "exposure": _exposure(all_frames[c], c, chain.frame_s, calibration, settings),
+                "exposure": _exposure(measures[c]),
+                "spectrum": _spectrum(all_frames[c], mdf[c], mnf[c], c, chain, calibration),
             }
             for c, name in enumerate(names)
         ],
-        "episodes": [_episode(e) for e in found if e.event == "ended"],
+        "asymmetry": _asymmetry(all_frames, names, calibration, settings),
+        "episodes": [_episode(e) for e in _episodes(events, recording, settings, calibration, sha256)],
     }
+
+
+def _start(event: Shrug | LowRest) -> float:
+    return event.start_s
+
+
+def _episodes(
+    events: list[Shrug | LowRest], recording: Recording, settings: Settings, calibration: Calibration, sha256: str
+) -> list[Episode]:
+    """Merge events into episodes: they are all known by now, so they come in the order of their starts."""
+    names = recording.signal.channels
+    merging = Episodes(
+        settings.episode, names, calibration, lambda at_s: _episode_id(sha256, at_s), settings.shrug.patience_s
+    )
+    said: list[Episode] = []
+    for event in sorted(events, key=_start):
+        said += merging.event(replace(event, phase="started", end_s=None))
+        said += merging.event(event)
+    said += merging.finish(0.0)
+    return [e for e in said if e.event == "ended"]
 
 
 def _episode_id(sha256: str, start_s: float) -> str:
@@ -196,9 +233,9 @@ def _levels(frames: Array) -> dict[str, float | None]:
     return {"p10": _r(p10), "p50": _r(p50), "p90": _r(p90), "mean": _r(valid.mean())}
 
 
-def _event(shrug: Shrug, calibration: Calibration) -> dict[str, Any]:
+def _event(shrug: Shrug | LowRest, calibration: Calibration) -> dict[str, Any]:
     return {
-        "kind": "shrug",
+        "kind": "shrug" if isinstance(shrug, Shrug) else "low_rest",
         "start_s": round(shrug.start_s, 6),
         "end_s": None if shrug.end_s is None else round(shrug.end_s, 6),
         "mean_uv": _r(shrug.mean_uv),
@@ -207,7 +244,7 @@ def _event(shrug: Shrug, calibration: Calibration) -> dict[str, Any]:
         "peak_rve": _r(calibration.rve(shrug.peak_uv, shrug.channel)),
         "valid_pct": _r(100 * shrug.valid_fraction),
         "truncated": shrug.truncated,
-        "long": shrug.long,
+        "long": isinstance(shrug, Shrug) and shrug.long,
     }
 
 
@@ -222,34 +259,89 @@ def _intervals(changes: list[Quality], duration_s: float) -> list[dict[str, Any]
     ]
 
 
-def _exposure(
-    frames: Array, channel: int, frame_s: float, calibration: Calibration, settings: Settings
+def _exposure(measured: Exposure) -> dict[str, Any]:
+    why = dict(measured.why)
+    if "gaps" in why:
+        why["gaps_per_min"] = why["gap_time_pct"] = why.pop("gaps")
+    found: Gaps | None = measured.gaps
+    activity: Sulma | None = measured.sulma
+    apdf = measured.apdf_rve
+    return {
+        "rrt_pct": _r(measured.rrt_pct),
+        "gaps_per_min": _r(found.per_min if found else None),
+        "gaps_long_per_min": _r(found.long_per_min if found else None),
+        "gap_time_pct": _r(found.time_pct if found else None),
+        "gap_longest_s": _r(found.longest_s if found else None),
+        "apdf_rve": apdf and dict(zip(("p10", "p50", "p90"), map(_r, apdf), strict=True)),
+        "eva": None if measured.eva is None else [[_r(v) for v in row] for row in measured.eva.tolist()],
+        "sulma": activity
+        and {
+            "counts": list(activity.counts),
+            "time_pct": [_r(v) for v in activity.time_pct],
+            "gt4min_pct": _r(activity.gt4min_pct),
+        },
+        "reasons_null": why,
+    }
+
+
+def _spectrum(
+    frames: Array, mdf: Array, mnf: Array, channel: int, chain: Chain, calibration: Calibration
 ) -> dict[str, Any]:
-    figures: dict[str, Any] = dict.fromkeys(("rrt_pct", "gaps_per_min", "gap_time_pct", "apdf_rve", "eva", "sulma"))
-    why = dict.fromkeys(figures, _NOT_YET)
-    limit = calibration.level_at_rve(settings.exposure.rest_rve, channel)
-    valid = int(np.isfinite(frames).sum())
-    least = settings.exposure.least_valid_pct
-    if np.isnan(calibration.rest_uv[channel]):
-        reason: str | None = "no usable data"
-    elif limit is None:
+    """Median frequencies over the seconds of a clear contraction, and their course. For research only."""
+    if chain.signal.rate_hz < LEAST_RATE_HZ:
+        reason: str | None = f"less than {LEAST_RATE_HZ:g} Hz: the EMG's spectrum is cut off"
+    elif calibration.reference_uv is None or np.isnan(calibration.rest_uv[channel]):
         reason = "no reference contraction"
-    elif valid * frame_s < _LEAST_REPORT_S:
-        reason = f"less than {_LEAST_REPORT_S / 60:.0f} min of valid data"
-    elif valid < least / 100 * len(frames):
-        reason = f"less than {least:g} % of the data is valid"
     else:
         reason = None
-    for key in ("rrt_pct", "apdf_rve"):
-        if reason is None:
-            why.pop(key)
-        else:
-            why[key] = reason
-    if reason is None and limit is not None:
-        figures["rrt_pct"] = _r(rest_pct(frames, limit, least / 100))
-        rve = [calibration.rve(v, channel) for v in np.percentile(frames[np.isfinite(frames)], [10, 50, 90])]
-        figures["apdf_rve"] = dict(zip(("p10", "p50", "p90"), map(_r, rve), strict=True))
-    return figures | {"reasons_null": why}
+    none = dict.fromkeys(("mdf_hz", "mnf_hz", "jasa"))
+    if reason:
+        return {**none, "seconds": 0, "reason_null": reason}
+    n = max(1, round(1 / chain.frame_s))
+    level_uv = pooled_levels(frames, n)[: len(mdf)]
+    level = calibration.rve_of(level_uv, channel)
+    clear = (level >= _LEAST_SPECTRUM_RVE) & (level_uv >= _LEAST_SPECTRUM_SNR * calibration.rest_uv[channel])
+    clear &= np.isfinite(mdf[: len(level)])
+    if not clear.any():
+        return {**none, "seconds": 0, "reason_null": f"no second of {_LEAST_SPECTRUM_RVE:g} %RVE or more"}
+    view = jasa(np.where(clear, level, np.nan), np.where(clear, mdf[: len(level)], np.nan), n * chain.frame_s)
+    return {
+        "mdf_hz": _r(np.median(mdf[: len(level)][clear])),
+        "mnf_hz": _r(np.median(mnf[: len(level)][clear])),
+        "jasa": view and _jasa(view),
+        "seconds": int(clear.sum()),
+        "reason_null": None if view else "less than 5 min of clear contraction",
+    }
+
+
+def _jasa(view: Jasa) -> dict[str, Any]:
+    def trend(of: Trend) -> dict[str, float | None]:
+        return {"per_min": _r(of.per_min), "low": _r(of.low), "high": _r(of.high)}
+
+    return {"level_rve": trend(view.level), "mdf_hz": trend(view.mdf), "reads_as": view.reads_as}
+
+
+def _asymmetry(
+    frames: Array, names: tuple[str, ...], calibration: Calibration, settings: Settings
+) -> dict[str, Any] | None:
+    found = asymmetry(frames, names, calibration, settings.exposure)
+    if found is None:
+        return None
+    return {"level_pct": _r(found.level_pct), "rest_points": _r(found.rest_points), "unit": found.unit}
+
+
+def _verdict(of: Verdict) -> dict[str, Any]:
+    return {"state": of.state, "sees_rest": of.sees_rest, "snr_db": _r(of.snr_db), "reasons": list(of.reasons)}
+
+
+def _band(change: BandChange) -> dict[str, Any]:
+    band = change.band
+    return {
+        "at_s": round(change.at_s, 6),
+        "low_hz": band.low_hz,
+        "high_hz": band.high_hz,
+        "notches_hz": list(band.notches_hz),
+    }
 
 
 def _episode(episode: Episode) -> dict[str, Any]:

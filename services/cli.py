@@ -96,7 +96,10 @@ def _recording(parser: argparse.ArgumentParser) -> None:
     rest.add_argument("--rest", type=_stretch, metavar="START-END", help="seconds in which the muscle rests")
     rest.add_argument("--rest-uv", type=_positive, metavar="X", help="level at rest in µV")
     reference = levels.add_mutually_exclusive_group()
-    reference.add_argument("--reference", type=_stretch, metavar="START-END", help="seconds of reference contraction")
+    reference.add_argument(
+        "--reference", type=_stretch, metavar="START-END", action="append", default=[],
+        help="seconds of reference contraction; give it again for each repeat",
+    )  # fmt: skip
     reference.add_argument("--reference-uv", type=_positive, metavar="X", help="level of the reference contraction")
     parser.add_argument("--settings", type=Path, metavar="FILE", dest="config", help="settings to analyze with")
 

@@ -266,7 +266,7 @@ def _prepare(options: argparse.Namespace, path: Path) -> tuple[Settings, Recordi
             options.rate, options.units, options.board, options.uv_per_count, options.adc_bits, options.channels
         ),
     )
-    given = Given(options.rest, options.rest_uv, options.reference, options.reference_uv)
+    given = Given(options.rest, options.rest_uv, tuple(options.reference), options.reference_uv)
     return settings, recording, calibrate(recording, settings, given)
 
 
@@ -301,17 +301,23 @@ def _table_of(result: dict[str, Any]) -> str:
         lines.append(
             f"  {channel['name']}: rest {_or_dash(rest)} µV, median {_or_dash(rms['p50'])} µV, "
             f"valid {channel['valid_s']:.1f} s, bad {bad:.1f} s{f' ({reasons})' if reasons else ''}, "
-            f"{len(channel['events'])} sustained shrugs"
+            f"{_count(channel['events'], 'shrug')} sustained shrugs, "
+            f"{_count(channel['events'], 'low_rest')} times low rest"
         )
         for event in channel["events"]:
             rve = "" if event["mean_rve"] is None else f", {event['mean_rve']:.0f} %RVE"
-            cut = ", cut off" if event["truncated"] else ""
+            cut = ", low rest" if event["kind"] == "low_rest" else ""
+            cut += ", cut off" if event["truncated"] else ""
             length = event["end_s"] - event["start_s"]
             lines.append(
                 f"    {event['start_s']:9.2f} - {event['end_s']:9.2f} s  {length:6.2f} s  "
                 f"mean {event['mean_uv']:.1f} µV, peak {event['peak_uv']:.1f} µV{rve}{cut}"
             )
     return "\n".join(lines) + "\n"
+
+
+def _count(events: list[dict[str, Any]], kind: str) -> int:
+    return sum(event["kind"] == kind for event in events)
 
 
 def _or_dash(value: float | None) -> str:

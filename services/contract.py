@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from dsp.chain import BandChange, Levels
+from dsp.chain import BandChange, Levels, Spectra
 from dsp.detect import Shrug
+from dsp.low_rest import LowRest
 from dsp.quality import Quality
 from services import __version__
 from services.clock import rfc3339
@@ -50,7 +51,7 @@ class Contract:
     def publication(self, message: Message) -> Publication | None:
         """Return what to publish for a message, None for what stays inside."""
         match message:
-            case Levels() | Shrug() | Quality() | BandChange():
+            case Levels() | Spectra() | Shrug() | LowRest() | Quality() | BandChange():
                 return None
             case Tension():
                 return self._publish("tension", message.at_s, self._tension(message), 0, retain=False, live=True)

@@ -1,18 +1,25 @@
-"""Tension episodes: shrugs close together, over all channels, as dashboards and reports count them."""
+"""Tension episodes: shrugs and low rest close together, over all channels, as dashboards and reports count them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dsp.detect import Shrug
+from dsp.low_rest import LowRest
 from dsp.reference import Calibration
 from services.messages import Episode
 from services.settings import EpisodeSettings
 
+Event = Shrug | LowRest
+
+
+def _kind(event: Event) -> str:
+    return "shrug" if isinstance(event, Shrug) else "low_rest"
+
 
 @dataclass(slots=True)
 class _Sum:
-    """Shrugs added up: seconds, and seconds times mean, so that a mean is weighted by time."""
+    """Events added up: seconds, and seconds times mean, so that a mean is weighted by time."""
 
     seconds: float = 0.0
     uv_s: float = 0.0
@@ -22,21 +29,21 @@ class _Sum:
     peak_rve: float = 0.0
     truncated: bool = False
 
-    def add(self, shrug: Shrug, calibration: Calibration) -> None:
-        end_s = shrug.at_s if shrug.end_s is None else shrug.end_s
-        seconds = max(end_s - shrug.start_s, 1e-9)
+    def add(self, event: Event, calibration: Calibration) -> None:
+        end_s = event.at_s if event.end_s is None else event.end_s
+        seconds = max(end_s - event.start_s, 1e-9)
         self.seconds += seconds
-        self.uv_s += seconds * shrug.mean_uv
-        self.rve_s += seconds * (calibration.rve(shrug.mean_uv, shrug.channel) or 0.0)
-        self.valid_s += seconds * shrug.valid_fraction
-        self.peak_uv = max(self.peak_uv, shrug.peak_uv)
-        self.peak_rve = max(self.peak_rve, calibration.rve(shrug.peak_uv, shrug.channel) or 0.0)
-        self.truncated = self.truncated or shrug.truncated
+        self.uv_s += seconds * event.mean_uv
+        self.rve_s += seconds * (calibration.rve(event.mean_uv, event.channel) or 0.0)
+        self.valid_s += seconds * event.valid_fraction
+        self.peak_uv = max(self.peak_uv, event.peak_uv)
+        self.peak_rve = max(self.peak_rve, calibration.rve(event.peak_uv, event.channel) or 0.0)
+        self.truncated = self.truncated or event.truncated
 
 
 @dataclass(slots=True)
 class _Open:
-    """An episode under way; `running` has the latest word of each shrug that is not over."""
+    """An episode under way; `running` has the latest word of each event that is not over."""
 
     id: str
     start_s: float
@@ -44,13 +51,14 @@ class _Open:
     said_s: float
     seq: int = 0
     cued: bool = False
-    running: dict[int, Shrug] = field(default_factory=dict)
+    running: dict[tuple[str, int], Event] = field(default_factory=dict)
     over: _Sum = field(default_factory=_Sum)
     channels: set[int] = field(default_factory=set)
+    kinds: set[str] = field(default_factory=set)
 
 
 class Episodes:
-    """Merge shrugs into episodes; an episode ends when nothing has begun for `merge_s`.
+    """Merge events into episodes; an episode ends when nothing has begun for `merge_s`.
 
     `new_id` makes an id from an episode's start in seconds; `names` are the channels' names; `patience_s` is the
     longest time from a shrug's start until it is known as one, for which an episode stays open.
@@ -76,27 +84,30 @@ class Episodes:
         """Id of the open episode."""
         return self._open.id if self._open else None
 
-    def shrug(self, shrug: Shrug) -> list[Episode]:
-        """Take a step in the life of a shrug; return the messages that follow from it."""
+    def event(self, event: Event) -> list[Episode]:
+        """Take a step in the life of a shrug or of low rest; return the messages that follow from it."""
         out: list[Episode] = []
         episode = self._open
-        begins = shrug.phase == "started"
-        if begins and episode and not episode.running and self._is_over(episode, shrug.start_s):
-            out += self.finish(shrug.at_s)
+        begins = event.phase == "started"
+        if begins and episode and not episode.running and self._is_over(episode, event.start_s):
+            out += self.finish(event.at_s)
         new = begins and self._open is None
         if new:
-            self._open = _Open(self._new_id(shrug.start_s), shrug.start_s, shrug.start_s, shrug.at_s)
+            self._open = _Open(self._new_id(event.start_s), event.start_s, event.start_s, event.at_s)
         episode = self._open
         if episode is None:
             return []
-        episode.channels.add(shrug.channel)
-        if shrug.phase == "ended":
-            episode.running.pop(shrug.channel, None)
-            episode.over.add(shrug, self._calibration)
-            episode.last_end_s = max(episode.last_end_s, shrug.at_s if shrug.end_s is None else shrug.end_s)
+        episode.start_s = min(episode.start_s, event.start_s)  # low rest is known late
+        episode.channels.add(event.channel)
+        episode.kinds.add(_kind(event))
+        key = _kind(event), event.channel
+        if event.phase == "ended":
+            episode.running.pop(key, None)
+            episode.over.add(event, self._calibration)
+            episode.last_end_s = max(episode.last_end_s, event.at_s if event.end_s is None else event.end_s)
         else:
-            episode.running[shrug.channel] = shrug
-        return [*out, self._say(episode, "started", shrug.at_s)] if new else out
+            episode.running[key] = event
+        return [*out, self._say(episode, "started", event.at_s)] if new else out
 
     def _is_over(self, episode: _Open, at_s: float) -> bool:
         return at_s - episode.last_end_s > self._settings.merge_s
@@ -106,12 +117,13 @@ class Episodes:
         if self._open:
             self._open.cued = True
 
-    def advance(self, at_s: float) -> list[Episode]:
-        """Let time pass to `at_s`."""
+    def advance(self, at_s: float, undecided_s: float | None = None) -> list[Episode]:
+        """Let time pass to `at_s`; an event that is not known yet may have begun at `undecided_s`."""
         episode = self._open
         if episode is None:
             return []
-        if not episode.running and self._is_over(episode, at_s - self._patience_s):
+        earliest_s = at_s - self._patience_s if undecided_s is None else min(at_s - self._patience_s, undecided_s)
+        if not episode.running and self._is_over(episode, earliest_s):
             return self.finish(at_s)
         if at_s - episode.said_s >= self._settings.update_s:
             return [self._say(episode, "updated", at_s)]
@@ -124,8 +136,8 @@ class Episodes:
 
     def _say(self, episode: _Open, event: Literal["started", "updated", "ended"], at_s: float) -> Episode:
         total = replace(episode.over)
-        for shrug in episode.running.values():
-            total.add(shrug, self._calibration)
+        for running in episode.running.values():
+            total.add(running, self._calibration)
         has_reference = self._calibration.reference_uv is not None
         message = Episode(
             event=event,
@@ -134,7 +146,7 @@ class Episodes:
             at_s=at_s,
             start_s=episode.start_s,
             end_s=episode.last_end_s if event == "ended" else None,
-            kinds=("shrug",),
+            kinds=tuple(sorted(episode.kinds, reverse=True)),
             channels=tuple(self._names[c] for c in sorted(episode.channels)),
             peak_uv=total.peak_uv,
             mean_uv=total.uv_s / total.seconds,

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dsp.chain import BandChange, Levels
+from dsp.chain import BandChange, Levels, Spectra
 from dsp.detect import Shrug
 from dsp.filters import Band
+from dsp.low_rest import LowRest
 from dsp.quality import Quality, State
 
 Outcome = Literal["given", "self_corrected", "suppressed"]
@@ -116,4 +117,4 @@ class About:
     off_uv: tuple[float, ...]
 
 
-Message = Levels | Shrug | Quality | BandChange | Cue | Tension | WearerState | Episode | About
+Message = Levels | Spectra | Shrug | LowRest | Quality | BandChange | Cue | Tension | WearerState | Episode | About

@@ -13,6 +13,7 @@ from dsp.chain import Message as ChainMessage
 from dsp.detect import Shrug
 from dsp.exposure import RecentRest
 from dsp.filters import Band, SignalError
+from dsp.low_rest import LowRest
 from dsp.quality import STATES, Quality, State
 from dsp.reference import Calibration, pooled
 from firmware_bridge.blocks import SampleBlock, Signal
@@ -179,7 +180,10 @@ class _Session:
                 self._shrugging[message.channel] = message.phase in ("started", "held", "resumed")
                 yield from self._cues(self._coach.shrug(message))
                 if self._episodes is not None:
-                    yield from self._episodes.shrug(message)
+                    yield from self._episodes.event(message)
+            case LowRest():
+                if self._episodes is not None:
+                    yield from self._episodes.event(message)
             case BandChange():
                 if self._learned is not None:
                     self._learned.clear()  # levels can only be compared within one band
@@ -199,7 +203,7 @@ class _Session:
             return
         yield from self._cues(self._coach.advance(levels.at_s, levels.on))
         if self._episodes is not None:
-            yield from self._episodes.advance(levels.at_s)
+            yield from self._episodes.advance(levels.at_s, self._chain.undecided_since_s)
         if levels.at_s >= self._tension_due_s - 1e-9:
             self._tension_due_s = max(self._tension_due_s + 1 / self._settings.mqtt.tension_hz, levels.at_s)
             yield self._tension(levels)

@@ -12,6 +12,7 @@ from dsp.detect import ShrugSettings
 from dsp.exposure import ExposureSettings
 from dsp.filters import FilterSettings
 from dsp.level import LevelSettings
+from dsp.low_rest import LowRestSettings
 from dsp.parameters import parameter
 from dsp.quality import QualitySettings
 from firmware_bridge.boards import BOARDS
@@ -132,6 +133,7 @@ class Settings:
     filter: FilterSettings = field(default_factory=FilterSettings)
     level: LevelSettings = field(default_factory=LevelSettings)
     shrug: ShrugSettings = field(default_factory=ShrugSettings)
+    low_rest: LowRestSettings = field(default_factory=LowRestSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)
     exposure: ExposureSettings = field(default_factory=ExposureSettings)
     episode: EpisodeSettings = field(default_factory=EpisodeSettings)
@@ -141,7 +143,7 @@ class Settings:
 
     def chain(self) -> ChainSettings:
         """Return the numbers of the signal chain."""
-        return ChainSettings(self.filter, self.level, self.shrug, self.quality, self.exposure)
+        return ChainSettings(self.filter, self.level, self.shrug, self.low_rest, self.quality, self.exposure)
 
     def digest(self) -> str:
         """Return a short checksum, so that results can be told apart by their settings."""
@@ -228,6 +230,12 @@ def _check(settings: Settings) -> None:
         raise SettingsError("shrug.merge_piece_s: expected no more than shrug.min_s")
     if settings.shrug.held_s < settings.shrug.min_s:
         raise SettingsError("shrug.held_s: expected no less than shrug.min_s")
+    if settings.low_rest.clear_pct < settings.low_rest.low_pct:
+        raise SettingsError("low_rest.clear_pct: expected no less than low_rest.low_pct")
+    for name in ("eva_levels_rve", "eva_durations_s"):
+        edges = getattr(settings.exposure, name)
+        if not edges or edges[0] != 0 or list(edges) != sorted(set(edges)):
+            raise SettingsError(f"exposure.{name}: expected rising numbers that begin with 0, got {list(edges)}")
     if settings.calibration.reference_uv and not settings.calibration.rest_uv:
         raise SettingsError("calibration.reference_uv: expected rest_uv beside it")
 

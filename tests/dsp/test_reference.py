@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dsp.detect import ShrugSettings, Thresholds, thresholds
 from dsp.filters import SignalError
-from dsp.reference import Calibration, quietest
+from dsp.reference import Calibration, Verdict, quietest, reference_of, verdict
 from tests.dsp.signals import Array
 
 
@@ -160,3 +160,75 @@ def test_the_off_threshold_never_comes_near_the_on_threshold_or_rest(
 def test_thresholds_follow_the_settings() -> None:
     limits = thresholds(wearer(2.0, 0.0, 100.0), 0, ShrugSettings(on_rve=50.0, off_ratio=0.4))
     assert limits == Thresholds(50.0, 20.0)
+
+
+# Repeated reference contractions
+
+
+def test_the_reference_is_the_median_of_repeats_that_agree() -> None:
+    found = reference_of([80.0, 90.0, 84.0])
+    assert (found.rve_uv, found.verdict) == (84.0, "accepted")
+    assert found.cv_pct == pytest.approx(100 * np.std([80, 90, 84], ddof=1) / np.mean([80, 90, 84]))
+    assert reference_of([80.0]).verdict == "accepted"
+
+
+def test_repeats_that_disagree_call_for_one_more_and_then_for_none() -> None:
+    assert reference_of([60.0, 90.0, 120.0]).verdict == "one more"
+    assert reference_of([60.0, 90.0, 120.0, 95.0]).verdict == "refused"
+    assert reference_of([88.0, 90.0, 92.0, 60.0]).verdict == "refused"
+    assert reference_of([88.0, 90.0, 92.0, 75.0]).verdict == "accepted"
+
+
+@pytest.mark.parametrize("repeats", [[], [80.0, 0.0], [80.0, float("nan")], [-3.0]])
+def test_repeats_that_are_no_levels_are_refused(repeats: list[float]) -> None:
+    with pytest.raises(SignalError, match="expected one or more levels above 0"):
+        reference_of(repeats)
+
+
+# What a channel can show
+
+
+def seen(rest: float, reference: float | None, noise: float = 0.1, step: float | None = 0.05) -> Verdict:
+    given = Calibration((rest,), (noise,), None if reference is None else (reference,))
+    return verdict(given, 0, 5.0, step)
+
+
+def test_a_good_channel_sees_rest() -> None:
+    assert seen(2.0, 80.0) == Verdict("ok", True, pytest.approx(32.04, abs=0.01), ())  # type: ignore[arg-type]
+    assert seen(2.0, 80.0, step=None).sees_rest
+
+
+@pytest.mark.parametrize(("step", "sees"), [(2.0, True), (2.01, False), (24.4, False)])
+def test_a_coarse_adc_cannot_see_rest(step: float, sees: bool) -> None:
+    # 5 % of 80 µV are 4 µV.
+    found = seen(2.5, 80.0, noise=0.0, step=step)
+    assert found.sees_rest is sees
+    assert sees or f"ADC step of {step:.2g} µV" in found.reasons[0]
+
+
+def test_noise_and_a_loud_rest_hide_rest() -> None:
+    assert seen(3.0, 80.0, noise=2.1).sees_rest is False
+    assert seen(4.1, 80.0).sees_rest is False
+    assert "is not below it" in seen(4.1, 80.0).reasons[0]
+
+
+@pytest.mark.parametrize(("rest", "state"), [(8.0, "ok"), (8.2, "warn"), (20.0, "warn"), (20.3, "bad")])
+def test_the_reference_over_rest_grades_the_channel(rest: float, state: str) -> None:
+    given = Calibration((rest,), (0.1,), (80.0,))
+    # A high rest threshold, so that only the ratio matters.
+    assert verdict(given, 0, 50.0, 0.05).state == state
+
+
+@pytest.mark.parametrize("reference", [15.0, 700.0])
+def test_an_unusual_reference_is_said(reference: float) -> None:
+    found = verdict(Calibration((0.5,), (0.1,), (reference,)), 0, 5.0, 0.05)
+    assert found.state == "warn"
+    assert "check electrodes and units" in found.reasons[-1]
+
+
+def test_without_a_reference_only_a_rest_of_one_step_is_judged() -> None:
+    assert seen(2.5, None) == Verdict("ok", None, None, ("no reference contraction",))
+    found = seen(2.5, None, step=3.2)
+    assert (found.state, found.sees_rest) == ("warn", False)
+    assert "one ADC step" in found.reasons[0]
+    assert seen(float("nan"), 80.0).state == "bad"

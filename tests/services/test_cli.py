@@ -247,13 +247,13 @@ def test_json_has_every_field_and_quality_covers_the_recording(session: Path, ca
         "sha256": result["recording"]["sha256"],
     }  # fmt: skip
     assert re.fullmatch("[0-9a-f]{64}", result["recording"]["sha256"])
-    assert set(result["calibration"]) == {"rest_uv", "noise_uv", "reference_uv", "source"}
+    assert set(result["calibration"]) == {"rest_uv", "noise_uv", "reference_uv", "source", "verdicts"}
     assert result["calibration"]["rest_uv"] == pytest.approx([2.5, 2.5], rel=0.1)
     assert result["calibration"]["reference_uv"] == [REFERENCE_UV] * 2
     assert result["settings"]["shrug"]["held_s"] == 5.0
     assert [c["name"] for c in result["channels"]] == ["left", "right"]
     for channel in result["channels"]:
-        assert set(channel) == {"name", "valid_s", "rms_uv", "events", "quality", "exposure"}
+        assert set(channel) == {"name", "valid_s", "rms_uv", "events", "quality", "exposure", "spectrum"}
         assert set(channel["rms_uv"]) == {"p10", "p50", "p90", "mean"}
         assert channel["valid_s"] == pytest.approx(29.0, abs=0.6)
         assert covers(channel["quality"], 30.0)
@@ -267,7 +267,7 @@ def test_json_has_every_field_and_quality_covers_the_recording(session: Path, ca
         assert event["mean_rve"] == pytest.approx(100 * event["mean_uv"] / REFERENCE_UV, rel=0.01)
         exposure = channel["exposure"]
         figures = {"rrt_pct", "gaps_per_min", "gap_time_pct", "apdf_rve", "eva", "sulma"}
-        assert set(exposure) == figures | {"reasons_null"}
+        assert set(exposure) == figures | {"gaps_long_per_min", "gap_longest_s", "reasons_null"}
         assert {key: exposure[key] for key in figures} == dict.fromkeys(figures)
         assert set(exposure["reasons_null"]) == figures
         assert exposure["reasons_null"]["rrt_pct"] == "less than 10 min of valid data"
@@ -325,7 +325,7 @@ def test_the_table_says_it_in_words(session: Path, called: Run) -> None:
     head, left, event, *_ = done.stdout.splitlines()
     assert head == f"{session}: 30.0 s at 1000 Hz (rest 1-7 s)"
     assert left.startswith("  left: rest 2.")
-    assert left.endswith("1 sustained shrugs")
+    assert left.endswith("1 sustained shrugs, 0 times low rest")
     assert re.match(r" +8\.\d\d - +1[78]\.\d\d s +\d+\.\d\d s  mean \d\d\.\d µV, peak \d\d\.\d µV$", event)
 
 

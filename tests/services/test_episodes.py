@@ -29,9 +29,9 @@ def lived(
     for now_s in range(round(until_s) + 1):
         for start_s, end_s in shrugs:
             if now_s == start_s + 3:
-                out += into.shrug(shrug("started", now_s, start_s, mean_uv=mean_uv))
+                out += into.event(shrug("started", now_s, start_s, mean_uv=mean_uv))
             if now_s == end_s:
-                out += into.shrug(shrug("ended", now_s, start_s, end_s, mean_uv=mean_uv))
+                out += into.event(shrug("ended", now_s, start_s, end_s, mean_uv=mean_uv))
         out += into.advance(now_s)
     return out
 
@@ -82,10 +82,10 @@ def test_the_next_episode_counts_from_nought_again() -> None:
 
 def test_levels_are_weighted_by_time_and_peaks_are_the_highest() -> None:
     into = episodes()
-    into.shrug(shrug("started", 3.0, 0.0, mean_uv=20.0, peak_uv=30.0))
-    into.shrug(shrug("ended", 30.0, 0.0, 30.0, mean_uv=20.0, peak_uv=50.0))
-    into.shrug(shrug("started", 43.0, 40.0, mean_uv=80.0, peak_uv=100.0))
-    into.shrug(shrug("ended", 50.0, 40.0, 50.0, mean_uv=80.0, peak_uv=120.0))
+    into.event(shrug("started", 3.0, 0.0, mean_uv=20.0, peak_uv=30.0))
+    into.event(shrug("ended", 30.0, 0.0, 30.0, mean_uv=20.0, peak_uv=50.0))
+    into.event(shrug("started", 43.0, 40.0, mean_uv=80.0, peak_uv=100.0))
+    into.event(shrug("ended", 50.0, 40.0, 50.0, mean_uv=80.0, peak_uv=120.0))
     (end,) = into.finish(51.0)
     assert end.mean_uv == pytest.approx((30 * 20 + 10 * 80) / 40)
     assert end.mean_rve == pytest.approx((30 * 25 + 10 * 100) / 40)
@@ -95,21 +95,21 @@ def test_levels_are_weighted_by_time_and_peaks_are_the_highest() -> None:
 
 def test_a_shrug_under_way_counts_with_what_is_known_of_it() -> None:
     into = episodes()
-    (start,) = into.shrug(shrug("started", 3.0, 0.0, mean_uv=20.0, peak_uv=30.0))
+    (start,) = into.event(shrug("started", 3.0, 0.0, mean_uv=20.0, peak_uv=30.0))
     assert (start.mean_uv, start.peak_uv, start.end_s) == (20.0, 30.0, None)
-    into.shrug(shrug("held", 5.0, 0.0, mean_uv=40.0, peak_uv=70.0))
+    into.event(shrug("held", 5.0, 0.0, mean_uv=40.0, peak_uv=70.0))
     (update,) = into.advance(13.0)
     assert (update.mean_uv, update.peak_uv) == (40.0, 70.0)
 
 
 def test_both_sides_make_one_episode_each_against_its_own_reference() -> None:
     into = episodes()
-    (start,) = into.shrug(shrug("started", 3.0, 0.0, channel=1, mean_uv=20.0, peak_uv=20.0))
+    (start,) = into.event(shrug("started", 3.0, 0.0, channel=1, mean_uv=20.0, peak_uv=20.0))
     assert start.channels == ("right",)
     assert start.mean_rve == pytest.approx(50.0)
-    assert into.shrug(shrug("started", 5.0, 2.0, channel=0, mean_uv=20.0, peak_uv=20.0)) == []
-    into.shrug(shrug("ended", 10.0, 0.0, 10.0, channel=1, mean_uv=20.0, peak_uv=20.0))
-    into.shrug(shrug("ended", 32.0, 2.0, 32.0, channel=0, mean_uv=20.0, peak_uv=20.0))
+    assert into.event(shrug("started", 5.0, 2.0, channel=0, mean_uv=20.0, peak_uv=20.0)) == []
+    into.event(shrug("ended", 10.0, 0.0, 10.0, channel=1, mean_uv=20.0, peak_uv=20.0))
+    into.event(shrug("ended", 32.0, 2.0, 32.0, channel=0, mean_uv=20.0, peak_uv=20.0))
     (end,) = into.finish(40.0)
     assert end.channels == ("left", "right")
     assert (end.start_s, end.end_s) == (0.0, 32.0)
@@ -118,9 +118,9 @@ def test_both_sides_make_one_episode_each_against_its_own_reference() -> None:
 
 def test_one_side_still_up_keeps_the_episode_open() -> None:
     into = episodes()
-    into.shrug(shrug("started", 3.0, 0.0))
-    into.shrug(shrug("started", 3.0, 0.0, channel=1))
-    into.shrug(shrug("ended", 10.0, 0.0, 10.0))
+    into.event(shrug("started", 3.0, 0.0))
+    into.event(shrug("started", 3.0, 0.0, channel=1))
+    into.event(shrug("ended", 10.0, 0.0, 10.0))
     assert [m.event for t in range(11, 200) for m in into.advance(t)] == ["updated"] * 19
     assert into.current == "id0"
 
@@ -135,19 +135,19 @@ def test_without_a_reference_there_is_no_figure_relative_to_it() -> None:
 def test_an_episode_says_whether_it_was_cued_and_cut_off() -> None:
     into = episodes()
     into.cued()  # none is open: nothing to note
-    (start,) = into.shrug(shrug("started", 3.0, 0.0))
+    (start,) = into.event(shrug("started", 3.0, 0.0))
     assert not start.cued
     into.cued()
-    into.shrug(shrug("ended", 12.0, 0.0, 12.0, truncated=True))
+    into.event(shrug("ended", 12.0, 0.0, 12.0, truncated=True))
     (end,) = into.finish(20.0)
     assert (end.cued, end.truncated) == (True, True)
-    (start,) = into.shrug(shrug("started", 103.0, 100.0))
+    (start,) = into.event(shrug("started", 103.0, 100.0))
     assert (start.cued, start.truncated) == (False, False)
 
 
 def test_the_end_of_everything_ends_an_open_episode_once() -> None:
     into = episodes()
-    into.shrug(shrug("started", 3.0, 0.0))
+    into.event(shrug("started", 3.0, 0.0))
     assert [m.event for m in into.finish(4.0)] == ["ended"]
     assert into.finish(5.0) == []
     assert into.current is None

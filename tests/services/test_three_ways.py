@@ -94,7 +94,7 @@ def three(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     counts = ReadOptions(units="counts", uv_per_count=0.7)
     recording = open_recording(path, counts if request.param == "counts" else ReadOptions(units="uV"))
     settings = Settings()
-    calibration = calibrate(recording, settings, Given(rest_s=(2, 10), reference_s=(14, 18)))
+    calibration = calibrate(recording, settings, Given(rest_s=(2, 10), reference_s=((14, 18),)))
     return Three(
         analyze(recording, settings, calibration),
         replay(recording, settings, calibration),
