@@ -1,6 +1,6 @@
 """How it is timed: side by side in one run, because other work on the machine makes absolute times drift."""
 
-import os
+import contextlib
 import subprocess
 import sys
 import time
@@ -56,8 +56,8 @@ def side_by_side(base: Timed, runs: Mapping[str, Timed], rounds: int) -> dict[st
     return ratios
 
 
-def _status_mb(key: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+def _status_mb(key: str, process_id: str = "self") -> float:
+    line = next(line for line in Path(f"/proc/{process_id}/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024 / 1e6
 
 
@@ -81,26 +81,35 @@ def in_child(*arguments: str) -> float:
 
 
 def process(command: list[str]) -> tuple[float, float]:
-    """Run a command to its end; return its time in s and its peak memory in MB."""
+    """Run a command to its end; return its time in s and its peak memory in MB.
+
+    The peak is read while it runs: the one that the system reports afterwards counts the parent's before the start.
+    """
     began = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
+    peak = 0.0
+    while child.poll() is None:
+        with contextlib.suppress(StopIteration, OSError):  # it has just ended
+            peak = _status_mb("VmHWM", str(child.pid))
+        time.sleep(0.02)
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
-    return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e6
+    return time.perf_counter() - began, peak
 
 
 def per_block(runs: Mapping[str, Callable[[int], object]], blocks: int, turn: int = 250) -> dict[str, list[float]]:
-    """Time single calls of each run with block numbers, in turns of some calls each; return µs."""
+    """Time single calls of each run with block numbers, in turns of some calls each; return µs of CPU time.
+
+    Other work on the machine interrupts for milliseconds, which says nothing about the code.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for start in range(0, blocks, turn):
         for name, run in runs.items():
             mine = times[name]
             for k in range(start, min(start + turn, blocks)):
-                began = time.perf_counter_ns()
+                began = time.thread_time_ns()
                 run(k)
-                mine.append((time.perf_counter_ns() - began) / 1000)
+                mine.append((time.thread_time_ns() - began) / 1000)
     return times
 
 

@@ -451,7 +451,7 @@ def report(figures: Figures) -> str:
             "Where that is about 1, zeros cost nothing extra even without care, and their column proves nothing."
         ),
         "",
-        f"## Streaming: cost of a block of 20 ms, 2 channels, {len(figures.blocks[peers.CHAIN.name]):,} blocks each",
+        f"## Streaming: CPU time of a block of 20 ms, 2 channels, {len(figures.blocks[peers.CHAIN.name]):,} blocks each",
         "",
         *_blocks_table(figures),
         (
