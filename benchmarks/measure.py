@@ -42,6 +42,12 @@ def seconds(run: Timed) -> float:
     return time.perf_counter() - began
 
 
+def _steady_s(run: Timed) -> float:
+    """Time of a call; of a short one the median of five more."""
+    took = seconds(run)
+    return took if took > 0.1 else float(np.median([seconds(run) for _ in range(5)]))
+
+
 def side_by_side(base: Timed, runs: Mapping[str, Timed], rounds: int) -> dict[str, list[float]]:
     """Time each run right after the base, in turn; return the ratios of each run, one a round.
 
@@ -51,7 +57,7 @@ def side_by_side(base: Timed, runs: Mapping[str, Timed], rounds: int) -> dict[st
     names = list(runs)
     for k in range(rounds):
         for name in names[k % len(names) :] + names[: k % len(names)]:
-            least = seconds(base)
+            least = _steady_s(base)
             ratios[name].append(seconds(runs[name]) / least)
     return ratios
 

@@ -138,7 +138,7 @@ def batch(figures: Figures) -> None:
     for most_s in sorted({item.most_s for item in slow}):
         _say(f"batch, the slow ones, {most_s:g} s")
         items = tuple(item for item in slow if item.most_s == most_s)
-        _batch(figures, items, work.recording(most_s), 1, (5 if figures.full else 3) if most_s == _HOUR else 1)
+        _batch(figures, items, work.recording(most_s), 1, 5 if figures.full else 3)
 
 
 def _batch(figures: Figures, items: tuple[Implementation, ...], x: Array, hours: int, rounds: int) -> None:
@@ -451,7 +451,7 @@ def report(figures: Figures) -> str:
             "Where that is about 1, zeros cost nothing extra even without care, and their column proves nothing."
         ),
         "",
-        f"## Streaming: CPU time of a block of 20 ms, 2 channels, {len(figures.blocks[peers.CHAIN.name]):,} blocks each",
+        f"## Streaming: CPU time of a block of 20 ms, 2 channels ({len(figures.blocks[peers.CHAIN.name]):,} each)",
         "",
         *_blocks_table(figures),
         (
