@@ -1,12 +1,13 @@
 # make demo   set up and show the whole product with a simulated wearer (SECONDS=0: until Ctrl-C)
 # make test   set up and run all checks and tests
 # make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
+# make bench-heavy   the speed part with everything: all lengths, LibEMG too (1.2 GB to install), a day of text
 
 PYTHON ?= python3
 SECONDS ?= 100
 BIN := .venv/bin
 
-.PHONY: demo test lint bench picture mosquitto-wanted mosquitto-needed clean
+.PHONY: demo test lint bench bench-heavy picture mosquitto-wanted mosquitto-needed clean
 
 demo: .venv/.runtime mosquitto-wanted
 	$(BIN)/unshrug demo $(if $(filter-out 0,$(SECONDS)),--seconds $(SECONDS))
@@ -19,9 +20,13 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/.dev mosquitto-needed
+bench: .venv/.dev .venv-bench/.ready mosquitto-needed
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.cost
+	.venv-bench/bin/python -m benchmarks.speed --write
+
+bench-heavy: .venv-bench-heavy/.ready
+	.venv-bench-heavy/bin/python -m benchmarks.speed --full --day --write
 
 picture: .venv/.dev
 	$(BIN)/python docs/picture.py
@@ -39,6 +44,13 @@ picture: .venv/.dev
 	$(BIN)/python -m pip install --quiet --no-deps biosignalsnotebooks==0.6.14
 	@touch $@
 
+# The libraries that the speed is compared with stay out of the development environment.
+.venv-%/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade pip
+	.venv-$*/bin/python -m pip install --quiet --editable . --group $*
+	@touch $@
+
 # Cues work without a broker, so a demonstration goes on without one; the tests do not.
 mosquitto-wanted:
 	@$(MAKE) --no-print-directory mosquitto-needed || echo "Going on without MQTT."
@@ -51,4 +63,4 @@ mosquitto-needed:
 	    apt-get install -q -y --no-install-recommends mosquitto mosquitto-clients; }
 
 clean:
-	rm -rf .venv dist
+	rm -rf .venv .venv-bench .venv-bench-heavy dist
