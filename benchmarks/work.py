@@ -16,7 +16,7 @@ from scipy.signal import butter, sosfilt
 
 from dsp.chain import Chain, ChainSettings, Levels
 from dsp.detect import Shrug, ShrugDetector, ShrugSettings, Thresholds
-from dsp.filters import BandPass, FilterSettings, design
+from dsp.filters import BandPass, FilterSettings, band_of, design
 from dsp.level import RmsFrames
 from dsp.reference import Calibration
 from firmware_bridge.blocks import SampleBlock, Signal
@@ -100,12 +100,12 @@ def count_events(pct: Array) -> int:
 
 def filter_settings() -> FilterSettings:
     """The band of the work: 20-450 Hz and a notch at 50 Hz."""
-    return FilterSettings(high_pass_hz=20.0, low_pass_hz=450.0, notch_hz=50.0)
+    return FilterSettings(high_pass_hz=20.0, low_pass_hz=450.0, mains="50")
 
 
 def sections() -> Array:
     """The second-order sections of that band."""
-    return np.ascontiguousarray(design(filter_settings(), RATE))
+    return np.ascontiguousarray(design(band_of(filter_settings(), RATE), RATE))
 
 
 class Stages(Protocol):
@@ -213,7 +213,7 @@ class Ours:
     """This project's own stages, set to do exactly the work."""
 
     def __init__(self, channels: int) -> None:
-        self._band = BandPass(filter_settings(), RATE, channels)
+        self._band = BandPass(band_of(filter_settings(), RATE), RATE, channels)
         self._rms = RmsFrames(HOP, WINDOW // HOP, channels, 0.1)
         settings = ShrugSettings(debounce_on_s=HOP / RATE, debounce_off_s=HOP / RATE, drop_ratio=0.01, merge_s=0.0)
         limits = Thresholds(ON_PCT, OFF_PCT)

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ _OFF_DELAY = 1.0
 _USUAL_S = 5.0  # what a hold's level was, before it sank to its end
 _LET_GO_S = 0.2  # a muscle that lets go at once takes no longer
 _FADED = 0.6  # of that: what comes after is the muscle letting go slowly
+_STRIDE = 8  # hops from which on it pays to look at them all at once
 _ROUNDING_S = 1e-6  # times are sums of floats; a limit is met although the last bit is missing
 
 
@@ -163,6 +165,7 @@ class _Piece:
     low: int = 0
     drop: int = 0
     first_low: int | None = None
+    top: float = 0.0  # highest level, which no median can be above
 
     def keep(self, level: float, hop: int) -> None:
         """Take the hops since the last raised one as part of the piece after all."""
@@ -170,6 +173,7 @@ class _Piece:
         self.tail = _Tally()
         self.recent.append(level)
         self.usual.append(level)
+        self.top = max(self.top, level)
         self.stop, self.first_low = hop + 1, None
 
     def fading(self, ratio: float) -> int:
@@ -253,6 +257,7 @@ class ShrugDetector:
     def push(self, levels: Array) -> list[Shrug]:
         """Take control levels of shape (hops,), in µV, NaN where unknown; return what became known."""
         raised = levels >= self._limits.on_uv
+        values = levels.tolist()
         i = 0
         while i < len(levels):
             if self._piece is None and self._event is None and not self._run:
@@ -263,11 +268,35 @@ class ShrugDetector:
                 i += ahead
                 self._hop += ahead
                 self._unseen = 0
-            level = float(levels[i])
-            self._step(None if np.isnan(level) else level)
+            elif len(levels) - i >= _STRIDE:
+                i += self._carry_on(levels[i:])
+            level = values[i]
+            self._step(None if isnan(level) else level)
             self._hop += 1
             i += 1
         return self._take()
+
+    def _carry_on(self, levels: Array) -> int:
+        """Take hops in which a held raise just goes on, all at once; return how many, all but the last at most."""
+        piece, event = self._piece, self._event
+        if piece is None or event is None or not (event.held and self._joined) or event.relaxed or piece.tail.hops:
+            return 0
+        room = int((self._settings.cap_s - self._end_s(event) + event.start_s) / self._hop_s) - 1
+        part = levels[: max(min(room, len(levels) - 1), 0)]
+        top = max(piece.top, float(np.fmax.reduce(part, initial=0.0)))
+        ratio = max(self._settings.drop_ratio, self._settings.brief_drop_ratio)
+        steady = part >= max(self._limits.off_uv, ratio * top)
+        hops = len(part) if steady.all() else int(np.argmin(steady))
+        for level in part[:hops].tolist():
+            piece.tally.see(level)
+        if hops:
+            piece.recent.extend(part[max(0, hops - self._n_recent) : hops].tolist())
+            piece.usual.extend(part[max(0, hops - self._n_usual) : hops].tolist())
+            piece.top = max(piece.top, float(part[:hops].max()))
+            self._unseen = piece.low = piece.drop = 0
+            self._hop += hops
+            piece.stop = event.stop = self._hop
+        return hops
 
     def finish(self) -> list[Shrug]:
         """End what is still on because the recording ends here."""
@@ -341,6 +370,7 @@ class ShrugDetector:
         )
         for level in levels:
             piece.tally.see(level)
+        piece.top = max(levels)
         self._piece = piece
         if self._event is not None and not after_drop and not self._may_join(self._event, piece):
             self._close_event(self._event)
@@ -358,7 +388,8 @@ class ShrugDetector:
             self._tone = None
             self._begin(self._hop, [level], after_drop=False)
             return
-        is_low, is_drop = level < self._limits.off_uv, level < drop * _median(piece.recent)
+        is_low = level < self._limits.off_uv
+        is_drop = level < drop * piece.top and level < drop * _median(piece.recent)
         piece.tail.see(level)
         piece.low = piece.low + 1 if is_low else 0
         piece.drop = piece.drop + 1 if is_drop else 0

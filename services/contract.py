@@ -80,7 +80,14 @@ class Contract:
     def _tension(self, m: Tension) -> dict[str, Any]:
         return {
             "channels": [
-                {"name": c.name, "rms_uv": _r(c.rms_uv), "rve": _r(c.rve), "rest_60s_pct": _r(c.rest_60s_pct)}
+                {
+                    "name": c.name,
+                    "rms_uv": _r(c.rms_uv),
+                    "rve": _r(c.rve),
+                    "rest_10s_pct": _r(c.rest_10s_pct),
+                    "rest_60s_pct": _r(c.rest_60s_pct),
+                    "rest_session_pct": _r(c.rest_session_pct),
+                }
                 for c in m.channels
             ],
             "quality": m.quality,
@@ -141,6 +148,9 @@ class Contract:
                 "rest_uv": None if m.rest_uv is None else [_r(v) for v in m.rest_uv],
                 "reference_uv": None if m.reference_uv is None else [_r(v) for v in m.reference_uv],
                 "source": m.calibration_source,
+                "verdicts": [
+                    {"state": v.state, "sees_rest": v.sees_rest, "reasons": list(v.reasons)} for v in m.verdicts
+                ],
             },
             "thresholds": {"on_uv": [_r(v) for v in m.on_uv], "off_uv": [_r(v) for v in m.off_uv]},
             "schemas": [f"unshrug.{kind}/1" for kind in SCHEMAS],

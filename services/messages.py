@@ -8,6 +8,7 @@ from dsp.detect import Shrug
 from dsp.filters import Band
 from dsp.low_rest import LowRest
 from dsp.quality import Quality, State
+from dsp.reference import Verdict
 
 Outcome = Literal["given", "self_corrected", "suppressed"]
 Pattern = Literal["cue", "escalation"]
@@ -44,7 +45,9 @@ class ChannelTension:
     name: str
     rms_uv: float | None
     rve: float | None
+    rest_10s_pct: float | None
     rest_60s_pct: float | None
+    rest_session_pct: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class About:
     calibration_source: str | None
     on_uv: tuple[float, ...]
     off_uv: tuple[float, ...]
+    verdicts: tuple[Verdict, ...] = ()
 
 
 Message = Levels | Spectra | Shrug | LowRest | Quality | BandChange | Cue | Tension | WearerState | Episode | About

@@ -15,7 +15,7 @@ from dsp.exposure import RecentRest
 from dsp.filters import Band, SignalError
 from dsp.low_rest import LowRest
 from dsp.quality import STATES, Quality, State
-from dsp.reference import Calibration, pooled
+from dsp.reference import Calibration, Verdict, pooled, verdict
 from firmware_bridge.blocks import SampleBlock, Signal
 from services.coach import Coach
 from services.episodes import Episodes
@@ -130,6 +130,7 @@ class _Session:
         self._shrugging = [False] * n
         self._learned: list[Array] | None = None
         self._learn_from_s = 0.0
+        self._verdicts: tuple[Verdict, ...] = ()
         self.calibration: Calibration | None = None
         self._episodes: Episodes | None = None
         self._rest = RecentRest([None] * n, self._chain.frame_s, settings.exposure)
@@ -234,7 +235,10 @@ class _Session:
         self._learned = None
         self.calibration = calibration
         self._chain.calibrate(calibration)
-        limits = [calibration.level_at_rve(self._settings.exposure.rest_rve, c) for c in range(len(self._quality))]
+        rest_rve = self._settings.exposure.rest_rve
+        n = len(self._quality)
+        self._verdicts = tuple(verdict(calibration, c, rest_rve, self.signal.uv_per_count) for c in range(n))
+        limits = [calibration.level_at_rve(rest_rve, c) if self._verdicts[c].sees_rest else None for c in range(n)]
         self._rest = RecentRest(limits, self._chain.frame_s, self._settings.exposure)
         self._episodes = Episodes(
             self._settings.episode,
@@ -261,7 +265,8 @@ class _Session:
             level = float(levels.control_uv[c, -1])
             known = bool(np.isfinite(level))
             rve = self.calibration.rve(level, c) if self.calibration and known else None
-            channels.append(ChannelTension(name, level if known else None, rve, self._rest.pct(c)))
+            rest = self._rest.short_pct(c), self._rest.pct(c), self._rest.session_pct(c)
+            channels.append(ChannelTension(name, level if known else None, rve, *rest))
         return Tension(levels.at_s, tuple(channels), self._worst(), self._may_cue())
 
     def _worst(self) -> State:
@@ -308,6 +313,7 @@ class _Session:
             calibration_source=calibration.source if calibration else None,
             on_uv=tuple(limits.on_uv for limits in self._chain.thresholds),
             off_uv=tuple(limits.off_uv for limits in self._chain.thresholds),
+            verdicts=self._verdicts,
         )
 
 
