@@ -28,7 +28,7 @@ ID = "019b76da-0000-7000-8000-000000000000"
 
 TENSION = Tension(
     12.25,
-    (ChannelTension("left", 42.123456, 50.5, 30.0), ChannelTension("right", None, None, None)),
+    (ChannelTension("left", 42.123456, 50.5, 20.0, 30.0, 40.0), ChannelTension("right", *[None] * 5)),
     "warn",
     cues_enabled=True,
 )
@@ -105,8 +105,22 @@ def test_tension_is_live_and_expires(sink: MqttSink, listener: Listener) -> None
         "t": "2026-01-01T00:00:12.250Z",
         "mono_s": 12.75,
         "channels": [
-            {"name": "left", "rms_uv": 42.12, "rve": 50.5, "rest_60s_pct": 30.0},
-            {"name": "right", "rms_uv": None, "rve": None, "rest_60s_pct": None},
+            {
+                "name": "left",
+                "rms_uv": 42.12,
+                "rve": 50.5,
+                "rest_10s_pct": 20.0,
+                "rest_60s_pct": 30.0,
+                "rest_session_pct": 40.0,
+            },
+            {
+                "name": "right",
+                "rms_uv": None,
+                "rve": None,
+                "rest_10s_pct": None,
+                "rest_60s_pct": None,
+                "rest_session_pct": None,
+            },
         ],
         "quality": "warn",
         "cues_enabled": True,
