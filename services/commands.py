@@ -144,7 +144,8 @@ def _serve(
             clock=clock or Clock(),
             on_board=lambda problem: screen.note(f"board: {problem or 'ok'}"),
         )
-        stack.enter_context(_only_one(settings.wearer.id))
+        if settings.mqtt.enabled:
+            stack.enter_context(_only_one(settings.wearer.id))
         screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
         if settings.mqtt.enabled:
             _add_mqtt(settings, service, screen, stack)

@@ -16,6 +16,7 @@ import pytest
 from dsp.chain import Levels
 from dsp.filters import Band
 from dsp.quality import Quality
+from dsp.reference import Verdict
 from services.broker import Broker, answers, find_broker, mosquitto
 from services.contract import SCHEMAS, Contract, Publication, Stamp
 from services.messages import About, ChannelState, ChannelTension, Cue, Episode, Message, Tension, WearerState
@@ -49,7 +50,7 @@ CUE = Cue(14.0, "given", 0, 4.0, "cue", None, ID)
 ABOUT = About(
     0.0, "unshrug", 1000.0, ("left", "right"), Band(30.0, 450.0, (50.0,)),
     (2.5, float("nan")), None, "rest at the start",
-    (15.0, float("inf")), (9.0, float("inf")),
+    (15.0, float("inf")), (9.0, float("inf")), (Verdict("ok", None, None, ("no reference contraction",)),),
 )  # fmt: skip
 
 wearers = (f"test-{k}" for k in itertools.count())
@@ -203,7 +204,13 @@ def test_info_describes_what_runs(sink: MqttSink, listener: Listener) -> None:
     body = heard.body
     assert list(body)[:3] == HEAD
     assert (body["board"], body["rate_hz"], body["channels"]) == ("unshrug", 1000.0, ["left", "right"])
-    assert body["calibration"] == {"rest_uv": [2.5, None], "reference_uv": None, "source": "rest at the start"}
+    assert body["band"] == {"low_hz": 30.0, "high_hz": 450.0, "notches_hz": [50.0]}
+    assert body["calibration"] == {
+        "rest_uv": [2.5, None],
+        "reference_uv": None,
+        "source": "rest at the start",
+        "verdicts": [{"state": "ok", "sees_rest": None, "reasons": ["no reference contraction"]}],
+    }
     assert body["thresholds"] == {"on_uv": [15.0, None], "off_uv": [9.0, None]}
     assert body["schemas"] == [f"unshrug.{kind}/1" for kind in SCHEMAS]
     assert body["version"]
