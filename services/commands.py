@@ -144,7 +144,7 @@ def _serve(
             clock=clock or Clock(),
             on_board=lambda problem: screen.note(f"board: {problem or 'ok'}"),
         )
-        if settings.mqtt.enabled:
+        if settings.mqtt.enabled or not simulated:
             stack.enter_context(_only_one(settings.wearer.id))
         screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
         if settings.mqtt.enabled:
