@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsp.chain import Chain, ChainSettings, Levels, Message
+from dsp.chain import BandChange, Chain, ChainSettings, Levels, Message
 from dsp.detect import Shrug
-from dsp.filters import SignalError
+from dsp.filters import Band, SignalError
+from dsp.low_rest import LowRest
 from dsp.quality import Quality
 from dsp.reference import Calibration
 from firmware_bridge.blocks import SampleBlock, Signal
-from tests.dsp.signals import HOP_S, RATE_HZ, WHITE_KEPT, Array, control, filtered, same, steps, white
+from tests.dsp.signals import HOP_S, RATE_HZ, WHITE_KEPT, Array, control, emg, filtered, same, steps, white
 
 PAIR = Signal(RATE_HZ, ("left", "right"), 0.05, (-1650.0, 1650.0))
 ONE = Signal(RATE_HZ, ("left",), 0.05, (-1650.0, 1650.0))
@@ -396,3 +397,100 @@ def test_memory_is_bounded_over_a_long_stream_of_small_blocks() -> None:
         sizes.append(len(pickle.dumps(one)))
     assert max(sizes[14:]) - min(sizes[14:]) < 3000
     assert max(sizes) < 100_000
+
+
+# Bad seconds, mains, low rest: through the whole chain
+
+
+def hum(seconds: float, uv_rms: float) -> Array:
+    return np.asarray(np.sqrt(2) * uv_rms * np.sin(2 * np.pi * 50 * np.arange(round(seconds * RATE_HZ)) / RATE_HZ))
+
+
+def test_a_burst_of_hum_as_loud_as_a_shrug_is_no_shrug_and_leaves_the_measures() -> None:
+    x = 2 * emg(40, 31)
+    x[0, 20_000:26_000] += hum(6, 60)
+    messages = feed(chain(ONE), [(0, x.T)])
+    assert shrugs(messages) == []
+    bad = [q for q in qualities(messages) if "mains" in q.reasons and q.state == "bad"]
+    assert [q.at_s for q in bad] == [20.0]
+    frames = frames_uv(messages)[0]
+    assert np.isnan(frames[160:208]).all()
+    assert np.isfinite(frames[2:160]).all()
+    assert np.nanmax(np.delete(frames, 208)) < 4  # the frame in which the hum stops
+
+
+def test_the_same_hum_as_a_shrug_is_found_when_it_is_emg() -> None:
+    x = 2 * emg(40, 31) * steps((20, 1), (6, 30), (14, 1))
+    ends = [s for s in shrugs(feed(chain(ONE), [(0, x.T)])) if s.phase == "ended"]
+    assert [s.start_s for s in ends] == pytest.approx([20], abs=0.1)
+
+
+def test_a_bad_second_between_good_ones_hides_nothing_that_comes_after() -> None:
+    x = 2 * emg(40, 32) * steps((10, 1), (20, 30), (10, 1))
+    x[0, 18_400:] += 1500.0  # the electrode jerks within the hold
+    messages = feed(chain(ONE), [(0, x.T)])
+    assert {q.state for q in qualities(messages) if "motion" in q.reasons} == {"bad"}
+    (end,) = (s for s in shrugs(messages) if s.phase == "ended")
+    assert (end.start_s, end.end_s) == pytest.approx((10, 30), abs=0.15)
+    assert np.isfinite(control_uv(messages)[0, 385:]).all()
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(ends=st.lists(st.integers(1, 29_999), max_size=30), lost=st.integers(6_000, 20_000))
+def test_a_notch_that_comes_by_rule_comes_at_the_same_sample_for_any_cut(ends: list[int], lost: int) -> None:
+    x = 2.5 * emg(30, 33, channels=2) + hum(30, 4)
+    x[1, 15_000:] *= 20
+    pieces = cut(x.T, ends, [(lost, 400)])
+    whole = feed(chain(), cut(x.T, [], [(lost, 400)]))
+    assert_same_answer(feed(chain(), pieces), whole)
+    (change,) = (m for m in whole if isinstance(m, BandChange))
+    assert change.at_s == pytest.approx(6.1)
+    assert change.band == Band(30.0, 450.0, (50.0,))
+    frames = frames_uv(whole)
+    assert np.nanmean(frames[:, 2:40]) == pytest.approx(np.hypot(2.5 * 0.968, 4), rel=0.1)
+    assert np.nanmean(frames[0, 60:]) == pytest.approx(2.5 * 0.968, rel=0.1)
+
+
+def test_a_band_that_is_known_holds_from_the_first_sample() -> None:
+    x = 2.5 * emg(30, 34) + hum(30, 4)
+    band = Band(30.0, 450.0, (50.0,))
+    one = Chain(ONE, ChainSettings(), 0, band)
+    messages = feed(one, [(0, x.T)])
+    assert one.band == one.first_band == band
+    assert not [m for m in messages if isinstance(m, BandChange)]
+    assert np.nanmean(frames_uv(messages)[0, 10:]) == pytest.approx(2.5 * 0.968, rel=0.1)
+
+
+def low_rests(messages: list[Message]) -> list[LowRest]:
+    return [m for m in messages if isinstance(m, LowRest)]
+
+
+def test_minutes_of_low_tension_are_low_rest_and_no_shrug() -> None:
+    x = emg(400, 35) / 0.968 * steps((80, 2), (220, 12), (100, 2))
+    messages = feed(chain(ONE), [(0, x.T)])
+    assert shrugs(messages) == []
+    started, ended = low_rests(messages)
+    assert started.start_s == pytest.approx(80, abs=0.5)
+    assert ended.start_s == started.start_s
+    assert ended.end_s == pytest.approx(300, abs=0.5)
+    assert ended.mean_uv == pytest.approx(12, rel=0.05)
+
+
+def test_low_rest_needs_a_reference_and_an_adc_that_sees_rest() -> None:
+    x = emg(300, 36) * steps((60, 2), (200, 12), (40, 2))
+    alone = chain(ONE, calibration=None)
+    alone.calibrate(Calibration((2.0,), (0.5,)))
+    assert low_rests(feed(alone, [(0, x.T)])) == []
+    coarse = Signal(RATE_HZ, ("left",), 3.2, (-1650.0, 1650.0))
+    assert low_rests(feed(chain(coarse), [(0, x.T)])) == []
+    assert chain(coarse).undecided_since_s is None
+
+
+@pytest.mark.parametrize("chunk", [50, 777, 25_000])
+def test_low_rest_is_the_same_for_blocks_of_any_size(chunk: int) -> None:
+    x = emg(260, 37) * steps((20, 2), (200, 12), (40, 2))
+    pieces = cut(x.T, list(range(0, 260_000, chunk)), [])
+    whole = feed(chain(ONE), [(0, x.T)])
+    found = feed(chain(ONE), pieces)
+    assert low_rests(found) == low_rests(whole)
+    assert len(low_rests(whole)) == 2

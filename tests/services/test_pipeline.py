@@ -114,6 +114,32 @@ def test_rest_is_learned_at_the_start_and_no_shrug_is_seen_before() -> None:
     assert all(s.start_s == pytest.approx(11.5, abs=0.3) for s in of(Shrug, messages))
 
 
+def test_a_notch_that_comes_while_rest_is_learned_starts_the_learning_again() -> None:
+    values = samples(replace(REST, seconds=24), replace(SHRUG, seconds=8))
+    hum = 5 * np.sin(2 * np.pi * 60 * np.arange(len(values)) / SIGNAL.rate_hz)
+    messages = run(Pipeline(Settings()), blocks(values + hum[:, None]))
+    before, changed, after = of(About, messages)
+    assert (before.band.notches_hz, changed.band.notches_hz) == ((), (60.0,))
+    # 5 s until the rule is met, 1.1 s for the change, 10 s of rest.
+    assert after.at_s == pytest.approx(16.5, abs=0.6)
+    assert after.rest_uv == pytest.approx((2.5, 2.5), rel=0.1)
+    assert of(Shrug, messages)
+    assert all(s.start_s == pytest.approx(24, abs=0.3) for s in of(Shrug, messages))
+
+
+def test_low_tension_for_minutes_is_an_episode_of_its_kind_that_a_shrug_joins() -> None:
+    low = replace(SHRUG, seconds=200, level_uv=12)
+    values = samples(replace(REST, seconds=80), low, replace(SHRUG, seconds=6), replace(REST, seconds=150))
+    messages = run(Pipeline(CALIBRATED), blocks(values, 1000))
+    episodes = of(Episode, messages)
+    ended = episodes[-1]
+    assert {e.id for e in episodes} == {ended.id}
+    assert (ended.event, ended.kinds) == ("ended", ("shrug", "low_rest"))
+    assert (ended.start_s, ended.end_s) == pytest.approx((80, 286), abs=1)
+    assert episodes[0].kinds == ("low_rest",)
+    assert episodes[0].at_s == pytest.approx(80 + 108, abs=3)
+
+
 def test_a_channel_without_a_signal_gets_no_rest_and_does_not_hold_the_other_up() -> None:
     plain = replace(Settings(), calibration=CalibrationSettings(rest_s=5.0))
     values = samples(replace(REST, seconds=17), replace(SHRUG, seconds=12))
