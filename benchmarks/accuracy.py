@@ -4,7 +4,6 @@
 """
 
 import argparse
-import os
 import platform
 import sys
 import time
@@ -138,7 +137,7 @@ def able() -> tuple[tuple[str, ...], dict[str, str]]:
         try:
             detect(peer, heard)
         except TimeoutError:
-            why[peer.name] = f"more than {LIMIT_S} s for {scene.seconds / 60:.1f} minutes of signal"
+            why[peer.name] = f"more than {LIMIT_S} s of CPU for {scene.seconds / 60:.1f} minutes of signal"
         except ImportError as error:
             why[peer.name] = f"not installed ({error})"
         except Exception:  # some fail on some recordings only
@@ -265,7 +264,9 @@ def _real(tables: Tables, names: Iterable[str]) -> str:
 def _failures(tables: Tables, names: Iterable[str], why: dict[str, str]) -> str:
     lines = [f"- {name}: left out, {reason}." for name, reason in why.items()]
     for name in names:
-        seen = {t[name].failed.splitlines()[0] for t in tables.values() if name in t and t[name].failed}
+        seen = {
+            t[name].failed.splitlines()[0].rpartition(": ")[2] for t in tables.values() if name in t and t[name].failed
+        }
         if seen:
             lines.append(f"- {name}: {'; '.join(sorted(seen))} (on some recordings; there it has found nothing).")
     return "\n".join(lines) + "\n"
@@ -310,7 +311,7 @@ The real recordings are few, and only one is of a trapezius.
   {MERGE_S:g} s are joined, then what is shorter than {LEAST_S:g} s is dropped. BioSPPy's published detectors leave
   filter and parameters to the caller: they get Unshrug's band-pass, the windows of their papers, and the threshold that
   was best on the tuning half ({tuned}; in the unit of each; londral, which is slow, has 15, untuned). The rest are used
-  with their defaults.
+  with their defaults, some of which take the threshold from the whole recording and expect long rests in it.
 - **Found** means an event and a hold with an intersection over union of {LEAST_OVERLAP:g} or more, one to one, best
   first. F1 is 2 found / (holds + events). Onset and end are event minus truth, mean ± SD over what was found.
   **In time** means that both ends are within {STRICT_S:g} s of the truth. Events that match nothing are false.
@@ -413,8 +414,6 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="print the tuning half")
     parser.add_argument("--sweep", action="store_true", help="print the tuning half for other thresholds")
     options = parser.parse_args()
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
     began = time.monotonic()
     if options.sweep:
         sys.stdout.write(sweep())

@@ -289,11 +289,12 @@ def holds(snr_db: float, seed: int, rate_hz: float = 1000.0, count: int = 16) ->
 
 def _speaking(draft: _Draft, end: float) -> None:
     """A phrase with each breath, 12-20 times a minute."""
-    breath_s = draft.rng.uniform(3, 5)
     while draft.at < end:
-        period, phrase = breath_s * draft.rng.uniform(0.85, 1.15), draft.rng.uniform(1.0, 2.5)
-        draft.raised(phrase, draft.rng.uniform(5, 20))
-        draft.at += max(0.4, min(max(period, 3.0), 5.0) - phrase)
+        breath_s = draft.rng.uniform(3, 5)  # of this stretch of talk
+        for _ in range(10):
+            period, phrase = breath_s * draft.rng.uniform(0.85, 1.15), draft.rng.uniform(1.0, 2.5)
+            draft.raised(phrase, draft.rng.uniform(5, 20))
+            draft.at += min(max(period, 3.0), 5.0) - phrase
 
 
 def _typing(draft: _Draft, end: float) -> None:
@@ -325,7 +326,7 @@ def quiet(kind: str, seed: int, rate_hz: float = 1000.0, seconds: float = 900.0)
         case "heartbeat":
             draft.heart()
         case "speech":
-            _speaking(draft, seconds - 10)
+            _speaking(draft, seconds - 60)
         case "typing":
             _typing(draft, seconds - 10)
         case "reaching":
