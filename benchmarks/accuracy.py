@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -414,6 +415,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="print the tuning half")
     parser.add_argument("--sweep", action="store_true", help="print the tuning half for other thresholds")
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # two processes are enough, and threads of OpenMP do not survive a fork
     began = time.monotonic()
     if options.sweep:
         sys.stdout.write(sweep())
