@@ -258,7 +258,10 @@ def _real(tables: Tables, names: Iterable[str]) -> str:
     for row in rows:
         for total, name in zip(totals, names, strict=True):
             total.add(tables["real", row].get(name) or Score())
-    lines.append(["F1, all recordings", *[f"{t.f1:.2f}" for t in totals]])
+    everywhere = [all(name in tables["real", row] for row in rows) for name in names]
+    lines.append(
+        ["F1, all recordings", *[f"{t.f1:.2f}" if e else "–" for t, e in zip(totals, everywhere, strict=True)]]
+    )
     return _table(["", *[n.replace("BioSPPy ", "B. ").replace("NeuroKit2 ", "NK. ") for n in names]], lines)
 
 
@@ -311,8 +314,8 @@ The real recordings are few, and only one is of a trapezius.
 - **The others**: {packages.partition(", numpy")[0]}. Whatever each says is active is treated alike: gaps of up to
   {MERGE_S:g} s are joined, then what is shorter than {LEAST_S:g} s is dropped. BioSPPy's published detectors leave
   filter and parameters to the caller: they get Unshrug's band-pass, the windows of their papers, and the threshold that
-  was best on the tuning half ({tuned}; in the unit of each; londral, which is slow, has 15, untuned). The rest are used
-  with their defaults, some of which take the threshold from the whole recording and expect long rests in it.
+  was best on the tuning half, synthetic and real ({tuned}; in the unit of each; londral, which is slow, has 15, untuned).
+  The rest have their defaults; some of these take the threshold from the whole recording and expect long rests in it.
 - **Found** means an event and a hold with an intersection over union of {LEAST_OVERLAP:g} or more, one to one, best
   first. F1 is 2 found / (holds + events). Onset and end are event minus truth, mean ± SD over what was found.
   **In time** means that both ends are within {STRICT_S:g} s of the truth. Events that match nothing are false.
@@ -390,24 +393,39 @@ def sweep() -> str:
     return _table(head, lines)
 
 
-def _grid_scores(job: Job, names: tuple[str, ...]) -> dict[tuple[str, float], Score]:
-    scene = job.scene()
+def _grid_scores(scene: Scene, names: tuple[str, ...]) -> dict[tuple[str, float], Score]:
     return {(p.name, t): _theirs(p, scene, threshold=t) for p in PEERS if p.name in names for t in p.grid}
 
 
+def _grid_job(job: Job, names: tuple[str, ...]) -> dict[tuple[str, float], Score]:
+    return _grid_scores(job.scene(), names)
+
+
 def thresholds(names: tuple[str, ...]) -> str:
-    """Try the peers' thresholds on the tuning half: F1 over its holds and one quarter of an hour of each kind."""
-    work = [job for job in jobs(0) if job.group == "holds" or (job.group == "quiet" and job.seed == 0)]
-    totals: dict[tuple[str, float], Score] = defaultdict(Score)
+    """Try the peers' thresholds on the tuning half: the mean of three F1s.
+
+    They are that of the holds with a quarter of an hour of each kind without any, that of the hard cases, and that of
+    the real recordings.
+    """
+    totals: dict[tuple[str, tuple[str, float]], Score] = defaultdict(Score)
     with ProcessPoolExecutor(_PROCESSES, get_context("fork")) as pool:
-        for scores in pool.map(_grid_scores, work, [names] * len(work)):
-            for key, one in scores.items():
-                totals[key].add(one)
-    lines = [
-        [name, f"{t:g}", f"{one.f1:.3f}", f"{one.found} of {one.holds}", str(one.false)]
-        for (name, t), one in totals.items()
-    ]
-    return _table(["", "threshold", "F1", "found", "false"], lines)
+        real = [r.scene for r in recordings() if r.half == "tune"]
+        work = [j for j in jobs(0) if j.seed == 0 or j.group == "holds"]
+        groups = ["real"] * len(real) + [j.group for j in work]
+        results = [pool.submit(_grid_scores, scene, names) for scene in real]
+        results += [pool.submit(_grid_job, job, names) for job in work]
+        for group, result in zip(groups, results, strict=True):
+            for key, one in result.result().items():
+                totals[group, key].add(one)
+    keys = [(p.name, t) for p in PEERS if p.name in names for t in p.grid]
+    lines = []
+    for key in keys:
+        pooled = Score()
+        for group in ("holds", "quiet"):
+            pooled.add(totals[group, key])
+        parts = [pooled.f1, totals["hard", key].f1, totals["real", key].f1]
+        lines.append([key[0], f"{key[1]:g}", *[f"{f1:.3f}" for f1 in parts], f"{sum(parts) / len(parts):.3f}"])
+    return _table(["", "threshold", "F1, holds and quiet", "F1, hard", "F1, real", "mean"], lines)
 
 
 def main() -> None:

@@ -230,11 +230,11 @@ PEERS = (
     Peer(
         "BioSPPy lidierth",
         _published("lidierth", 0.05, active_state_duration=0.05, fail_size=0.02),
-        1,
+        2,
         (1, 2, 3, 5, 8),
     ),
     Peer("BioSPPy abbink", _published("abbink", 0.05, alarm_size=0.05), 3, slow=True),
-    Peer("BioSPPy solnik", _solnik, 60, (3, 6, 15, 30, 60)),
+    Peer("BioSPPy solnik", _solnik, 30, (3, 6, 15, 30, 60)),
     Peer("BioSPPy silva", _silva, 2, (1, 2, 3, 5, 8)),
     Peer("BioSPPy londral", _londral, 15, slow=True),
     Peer("NeuroKit2 threshold", _neurokit("threshold")),
