@@ -132,7 +132,6 @@ class Chain:
     def calibrate(self, calibration: Calibration) -> None:
         """Look for shrugs from here on, by these levels; what was under way is forgotten."""
         self.thresholds = [thresholds(calibration, c, self.settings.shrug) for c in range(len(self.signal.channels))]
-        self._survey.calibrate(calibration.rest_uv)
         self._checks.calibrate(calibration.rest_uv)
         self._detectors = [
             ShrugDetector(c, limits, self.settings.shrug, self.hop_s, self._hops, window_s=self._window_s)

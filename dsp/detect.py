@@ -177,9 +177,13 @@ class _Piece:
         self.stop, self.first_low = hop + 1, None
 
     def fading(self, ratio: float) -> int:
-        """Count the last hops that are all below `ratio` of the median of the last seconds."""
-        limit = ratio * _median(self.usual)
-        return next((k for k, level in enumerate(reversed(self.usual)) if level >= limit), 0)
+        """Count the last hops of which nearly all are below `ratio` of the median of the last seconds."""
+        limit, below, fading = ratio * _median(self.usual), 0, 0
+        for k, level in enumerate(reversed(self.usual), start=1):
+            below += level < limit
+            if level < limit and below >= 0.8 * k:
+                fading = k
+        return fading
 
 
 def _median(levels: deque[float]) -> float:

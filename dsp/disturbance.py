@@ -30,6 +30,8 @@ _FLOOR_BLOCKS = 600  # that the noise floor looks back, and how often it is look
 _FLOOR_EVERY = 60
 _FLOOR_PERCENTILE = 5
 _WANDER_BLOCKS = 10
+_LIVED_BLOCKS = 10  # the first seconds of a channel, and how many ADC steps it must span in each to be judged by that
+_LIVELY_STEPS = 4
 _SPIKE_S = 0.020
 _AROUND = 5  # bins of that length on either side
 _CREST = 4.5  # highest value over RMS that EMG hardly ever has within a second
@@ -77,9 +79,11 @@ class Survey:
         self._knows_rails = signal.rails_uv is not None
         self._count = 0
         self._loose: Flags = np.zeros((len(signal.channels), 1), dtype=bool)
+        self._floating: Flags = np.zeros(len(signal.channels), dtype=bool)
         self._means = np.full((len(signal.channels), _WANDER_BLOCKS - 1), np.nan)
         self._step_uv = signal.uv_per_count or 0.0
-        self._least_span_uv = np.full((len(signal.channels), 1), -1.0)
+        self._lived: Counts = np.zeros(len(signal.channels), dtype=np.int64)
+        self._least_steps = np.full(len(signal.channels), np.inf)
         self.hz = hz = np.asarray(np.fft.rfftfreq(samples, 1 / signal.rate_hz), dtype=np.float64)
         self._passed = response(band, signal.rate_hz, hz)
         self._slow = int(np.count_nonzero(hz < 10))
@@ -90,11 +94,6 @@ class Survey:
         harmonics = sum(len(hum.harmonics_hz) for hum in self._hums)
         self._votes: Flags = np.zeros((len(signal.channels), _HUM_MEMORY, harmonics), dtype=bool)
         self.band = band
-
-    def calibrate(self, rest_uv: tuple[float, ...]) -> None:
-        """Know the rest levels: where these are more than an ADC step, so is what a living channel spans."""
-        fine = np.nan_to_num(np.array(rest_uv)) >= max(self._step_uv, 1e-9)
-        self._least_span_uv = np.where(fine, 1.001 * self._step_uv, -1.0)[:, None]
 
     def push(self, x: Array) -> Findings:
         """Take raw values of shape (channels, samples)."""
@@ -112,7 +111,7 @@ class Survey:
         emg = np.maximum(band - worst, 1e-3 * band)
         mains = _below(_db(emg, worst), self._settings.mains_warn_db, self._settings.mains_bad_db)
         loose = (total > self._settings.lead_off_uv**2) & (emg < (self._settings.lead_off_share_pct / 100) ** 2 * total)
-        loose |= (mains == 2) & self._wanders(x)
+        loose |= self._floats(mains == 2, self._wanders(x))
         slow = np.sqrt(_known(power[..., : self._slow].sum(axis=2)))
         leak = _known(passed[..., : self._leaky].sum(axis=2))
         motion = np.maximum(
@@ -146,16 +145,35 @@ class Survey:
         return np.asarray(grade)
 
     def _is_dead(self, x: Array) -> Counts:
-        """Find seconds in which only the converter's last bit moves."""
+        """Find seconds in which only the converter's last bit moves, on a channel that has moved more when worn."""
+        if not self._step_uv:
+            return np.zeros(1, dtype=np.int64)
         blocks = x.reshape(len(x), -1, self._samples)
-        return np.asarray(blocks.max(axis=2) - blocks.min(axis=2) <= self._least_span_uv, dtype=np.int64)
+        steps = (blocks.max(axis=2) - blocks.min(axis=2)) / self._step_uv
+        alive = np.zeros(steps.shape, dtype=bool)
+        for k in range(steps.shape[1]):
+            alive[:, k] = (self._lived >= _LIVED_BLOCKS) & (self._least_steps >= _LIVELY_STEPS)
+            learns = (self._lived < _LIVED_BLOCKS) & (steps[:, k] > 1.5)
+            self._least_steps = np.where(learns, np.minimum(self._least_steps, steps[:, k]), self._least_steps)
+            self._lived += learns
+        return np.asarray(alive & (steps < 1.5), dtype=np.int64)
 
     def _wanders(self, x: Array) -> Flags:
         """Tell where the baseline has moved far within the last seconds, slower than a block can show."""
         means = np.concatenate([self._means, x.reshape(len(x), -1, self._samples).mean(axis=2)], axis=1)
         self._means = means[:, 1 - _WANDER_BLOCKS :].copy()
         recent = sliding_window_view(means, _WANDER_BLOCKS, axis=1)
-        return np.asarray(np.fmax.reduce(recent, axis=2) - np.fmin.reduce(recent, axis=2) > self._settings.drift_bad_uv)
+        return np.asarray(
+            np.fmax.reduce(recent, axis=2) - np.fmin.reduce(recent, axis=2) > self._settings.drift_warn_uv
+        )
+
+    def _floats(self, hum: Flags, wanders: Flags) -> Flags:
+        """Tell where there is nothing but hum on a baseline that wanders, or has wandered since the hum began."""
+        out = np.empty(hum.shape, dtype=bool)
+        for k in range(hum.shape[1]):
+            self._floating = hum[:, k] & (wanders[:, k] | self._floating)
+            out[:, k] = self._floating
+        return out
 
     def _for_two_blocks(self, loose: Flags) -> Counts:
         line = np.concatenate([self._loose, loose], axis=1)
