@@ -314,7 +314,7 @@ The real recordings are few, and only one is of a trapezius.
 - **The others**: {packages.partition(", numpy")[0]}. Whatever each says is active is treated alike: gaps of up to
   {MERGE_S:g} s are joined, then what is shorter than {LEAST_S:g} s is dropped. BioSPPy's published detectors leave
   filter and parameters to the caller: they get Unshrug's band-pass, the windows of their papers, and the threshold that
-  was best on the tuning half, synthetic and real ({tuned}; in the unit of each; londral, which is slow, has 15, untuned).
+  was best on the tuning half, synthetic and real ({tuned}; in the unit of each; londral, slow, has 15, untuned).
   The rest have their defaults; some of these take the threshold from the whole recording and expect long rests in it.
 - **Found** means an event and a hold with an intersection over union of {LEAST_OVERLAP:g} or more, one to one, best
   first. F1 is 2 found / (holds + events). Onset and end are event minus truth, mean ± SD over what was found.
