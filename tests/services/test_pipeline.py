@@ -106,7 +106,7 @@ def test_rest_is_learned_at_the_start_and_no_shrug_is_seen_before() -> None:
     assert after.rest_uv == pytest.approx((2.5, 2.5), rel=0.1)
     assert after.reference_uv is None
     assert after.calibration_source == "rest at the start"
-    assert after.on_uv == pytest.approx(tuple(6 * rest for rest in after.rest_uv or ()))
+    assert after.on_uv == pytest.approx(tuple(8 * rest for rest in after.rest_uv or ()))
     assert after.at_s == pytest.approx(5.6, abs=0.6)
     assert [c.cues_enabled for c in of(Tension, messages) if c.at_s < 4.9] == [False] * 20
     assert all(c.cues_enabled for c in of(Tension, messages) if c.at_s > 6.2)
