@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, find_peaks, resample_poly, sosfiltfilt
 
-from dsp.filters import BandPass, FilterSettings
+from dsp.filters import BandPass, FilterSettings, band_of
 from dsp.heartbeat import Heartbeat, HeartbeatSettings
 from dsp.level import RmsFrames
 
@@ -195,7 +195,7 @@ def recorded(data: Path, half: int) -> Iterator[Case]:
 
 
 def band(x: Array, rate_hz: float, high_pass_hz: float) -> Array:
-    return BandPass(FilterSettings(high_pass_hz=high_pass_hz), rate_hz, 1).filter(x[None])
+    return BandPass(band_of(FilterSettings(high_pass_hz=high_pass_hz), rate_hz), rate_hz, 1).filter(x[None])
 
 
 def levels(y: Array, rate_hz: float, missing: float = 0.1) -> Array:

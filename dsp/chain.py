@@ -9,7 +9,8 @@ from dsp.detect import Shrug, ShrugDetector, ShrugSettings, Thresholds, threshol
 from dsp.disturbance import FilteredChecks, Survey
 from dsp.exposure import ExposureSettings
 from dsp.filters import Band, ChangingBandPass, FilterSettings, band_of
-from dsp.level import LevelSettings, RmsFrames
+from dsp.heartbeat import Heartbeat, HeartbeatSettings
+from dsp.level import GatedFrames, LevelSettings, RmsFrames
 from dsp.low_rest import LowRest, LowRestDetector, LowRestSettings
 from dsp.quality import BLOCK_S, Counts, Flags, Quality, QualitySettings, QuickChecks, Reason, Verdicts, is_bad
 from dsp.reference import Calibration, verdict
@@ -20,6 +21,7 @@ Array = NDArray[np.float64]
 
 # Some 25,000 samples at a time is fastest, and keeps memory flat for any length of block.
 _CHUNK_SAMPLES = 25_000
+_LATE_BLOCKS = 4  # an exposure frame may come this much later than its block's verdict
 _LASTING: tuple[Reason, ...] = ("saturation", "flat", "mains", "lead_off")
 
 
@@ -29,6 +31,7 @@ class ChainSettings:
 
     filter: FilterSettings = field(default_factory=FilterSettings)
     level: LevelSettings = field(default_factory=LevelSettings)
+    heartbeat: HeartbeatSettings = field(default_factory=HeartbeatSettings)
     shrug: ShrugSettings = field(default_factory=ShrugSettings)
     low_rest: LowRestSettings = field(default_factory=LowRestSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)
@@ -105,7 +108,8 @@ class Chain:
         self._wants_spectra = spectra
         self._filter = ChangingBandPass(band, signal.rate_hz, channels)
         self._control = RmsFrames(self.hop, hops, channels, missing)
-        self._exposure = RmsFrames(frame, 1, channels, missing)
+        self._heart = Heartbeat(settings.heartbeat, signal.rate_hz, channels)
+        self._exposure = GatedFrames(frame, channels, missing, settings.heartbeat.least_left_pct / 100)
         self._hops, before = divmod(first_sample, self.hop)
         self._first = self._hops
         self._quick = QuickChecks(signal, settings.quality, self.hop)
@@ -113,6 +117,7 @@ class Chain:
         self._checks = FilteredChecks(channels, signal.rate_hz, settings.quality, block)
         self._verdicts = Verdicts(channels, self._hops, self.hop_s)
         self._judged = _Judged(channels, block // self.hop, block, frame)
+        self._disturbing = _Disturbing(channels, block, self._heart.hop)
         self._detectors: list[ShrugDetector] = []
         self._low_rest: list[LowRestDetector | None] = [None] * channels
         self.thresholds: list[Thresholds] = []
@@ -188,7 +193,8 @@ class Chain:
 
     def finish(self) -> list[Message]:
         """End what is still on: the recording ends here. A last incomplete hop is left out."""
-        codes, frames = self._judged.finish()
+        last = self._exposure.push(np.empty((len(self._pending), 0)), self._heart.finish().mask)
+        codes, frames = self._judged.finish(last)
         shrugs = [shrug for detector in self._detectors for shrug in detector.finish()]
         low_rest = [*self._find_low_rest(frames), *(m for d in self._low_rest if d for m in d.finish())]
         return [*self._verdicts.push(codes), *shrugs, *low_rest, self._levels(np.empty((len(codes), 0)), frames)]
@@ -202,7 +208,8 @@ class Chain:
     def _whole_hops(self, x: Array) -> list[Message]:
         first = self._hops
         quick = self._quick.push(x)
-        survey = self._survey.push(x)
+        heart = self._heart.push(x)
+        survey = self._survey.push(x, self._disturbing.push(heart.disturbs, x.shape[1]))
         y, changes = self._filtered(x, survey.changes)
         blank = self._blank_until - first * self.hop
         if blank > 0:
@@ -211,7 +218,7 @@ class Chain:
         if unusable.any():
             y[np.repeat(unusable, self.hop, axis=1)] = np.nan
         slow = survey.codes | self._checks.push(y)
-        codes, frames, known_bad = self._judged.push(quick, slow, self._exposure.push(y))
+        codes, frames, known_bad = self._judged.push(quick, slow, self._exposure.push(y, heart.mask))
         control = self._control.push(y)
         control[known_bad] = np.nan
         shrugs = [shrug for c, d in enumerate(self._detectors) for shrug in d.push(control[c])]
@@ -268,6 +275,29 @@ class Chain:
                 return self._first + ((round(message.at_s / self.hop_s) - self._first) // hops + 1) * hops
 
 
+class _Disturbing:
+    """Tell for each block whether the heartbeat disturbs, as far as that is known when the block is complete."""
+
+    def __init__(self, channels: int, block: int, hop: int) -> None:
+        self._block = block
+        self._hop = hop
+        self._samples = 0
+        self._first = -1  # number of the first of the heart's hops that is kept; before any is known there is no beat
+        self._kept: Flags = np.zeros((channels, 1), dtype=np.bool_)
+
+    def push(self, disturbs: Flags, samples: int) -> Flags:
+        """Take what became known of the heart's hops with so many samples; return (channels, blocks completed)."""
+        blocks = np.arange(self._samples // self._block, (self._samples + samples) // self._block) + 1
+        self._samples += samples
+        self._kept = np.concatenate([self._kept, disturbs], axis=1)
+        # A hop is decided on when the next one is complete.
+        known = np.maximum(blocks * self._block // self._hop - 2, -1)
+        out = self._kept[:, known - self._first]
+        spare = max(0, self._kept.shape[1] - 2 - self._block // self._hop)
+        self._kept, self._first = self._kept[:, spare:].copy(), self._first + spare
+        return out
+
+
 class _Judged:
     """Hold back what waits for its block's verdict: the codes of hops, and the exposure frames."""
 
@@ -277,7 +307,7 @@ class _Judged:
         self._block = block
         self._frame = frame
         self._blocks = 0
-        self._last: Counts = np.zeros((channels, 2), dtype=np.int64)
+        self._last: Counts = np.zeros((channels, _LATE_BLOCKS), dtype=np.int64)
         self._codes: list[Counts] = [np.zeros((channels, 0), dtype=np.int64)]
         self._hops = 0
         self._frames: list[Array] = [np.empty((channels, 0))]
@@ -296,22 +326,24 @@ class _Judged:
             known_bad = np.repeat(self._last_is_bad, quick.shape[1], axis=1)
             return slow, self._frames[0][:, :0], known_bad
         verdicts = np.concatenate([self._last, slow], axis=1)
-        expected_bad = self._expect(verdicts)
+        expected_bad = self._expect(verdicts[:, _LATE_BLOCKS - 2 :])
         known_bad = expected_bad[:, np.arange(before, self._hops) // self.block_hops]
         whole = slow.shape[1] * self.block_hops
         codes: Counts = np.concatenate(self._codes, axis=1)
         self._codes, self._hops = [codes[:, whole:].copy()], self._hops - whole
         self._blocks += slow.shape[1]
-        self._last = verdicts[:, -2:].copy()
+        self._last = verdicts[:, -_LATE_BLOCKS:].copy()
         self._last_is_bad = expected_bad[:, -1:]
         released = self._release(verdicts, self._blocks * self._block // self._frame)
         return codes[:, :whole] | np.repeat(slow, self.block_hops, axis=1), released, known_bad
 
-    def finish(self) -> tuple[Counts, Array]:
-        """Let the rest go: its block is taken to be as the last one was."""
-        waiting = sum(frames.shape[1] for frames in self._frames)
-        codes = np.concatenate(self._codes, axis=1) | self._last[:, 1:]
-        return codes, self._release(self._last[:, [1, 1]], self.frames + waiting)
+    def finish(self, frames: Array) -> tuple[Counts, Array]:
+        """Let the rest go, with the last frames: its block is taken to be as the last one was."""
+        self._frames.append(frames)
+        codes = np.concatenate(self._codes, axis=1) | self._last[:, -1:]
+        verdicts = np.concatenate([self._last, self._last[:, -1:]], axis=1)
+        self._blocks += 1
+        return codes, self._release(verdicts, self._blocks * self._block)
 
     @staticmethod
     def _expect(verdicts: Counts) -> Flags:
@@ -320,8 +352,9 @@ class _Judged:
         return np.asarray(is_bad(verdicts, _LASTING)[:, 1:] | bad[:, 1:] & bad[:, :-1])
 
     def _release(self, verdicts: Counts, until: int) -> Array:
-        """Return the frames before number `until`, NaN where they touch a bad block."""
+        """Return the frames before number `until` that have come, NaN where they touch a bad block."""
         waiting = np.concatenate(self._frames, axis=1)
+        until = min(until, self.frames + waiting.shape[1])
         number = np.arange(self.frames, until)
         first = self._blocks - verdicts.shape[1]
         ends = np.stack([number * self._frame, (number + 1) * self._frame - 1]) // self._block - first

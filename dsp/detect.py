@@ -405,10 +405,8 @@ class ShrugDetector:
         if not (is_low or is_drop):
             piece.keep(level, self._hop)
         elif piece.low >= self._n_off or piece.drop >= n_drop:
-            if piece.first_low is None:
-                self._tone, self._drop_ratio = level, drop
-            else:
-                self._tone, piece.stop = None, self._sank(piece, piece.first_low)
+            self._tone, self._drop_ratio = None if piece.first_low is not None else level, drop
+            piece.stop = self._sank(piece, piece.stop if piece.first_low is None else piece.first_low)
             self._release(piece)
 
     def _drop_rule(self, piece: _Piece) -> tuple[float, int]:

@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 _MOST_MISSING = 0.1  # of a block, to be judged all the same
 _HUM_VOTES = 5  # blocks of the last `_HUM_MEMORY` in which a harmonic has to be strong to get a notch
 _HUM_MEMORY = 20
+_HEART_VOTES = 6  # blocks of the last `_HEART_MEMORY` in which beats disturb, for the high-pass to go up
+_HEART_MEMORY = 10
 _DECIDE_BLOCKS = 5  # a band is looked at this often, so that one change is over before the next
 _HUM_SHARE = 0.05  # of the EMG: a weaker harmonic needs no notch
 _FLAT_TOPS_WARN_PCT = 0.5  # by chance the highest value of a second comes twice, not five times
@@ -93,10 +95,12 @@ class Survey:
         ]
         harmonics = sum(len(hum.harmonics_hz) for hum in self._hums)
         self._votes: Flags = np.zeros((len(signal.channels), _HUM_MEMORY, harmonics), dtype=bool)
+        self._beats: Flags = np.zeros((len(signal.channels), _HEART_MEMORY), dtype=bool)
+        self._heart_hz = filters.heart_high_pass_hz
         self.band = band
 
-    def push(self, x: Array) -> Findings:
-        """Take raw values of shape (channels, samples)."""
+    def push(self, x: Array, beats: Flags) -> Findings:
+        """Take raw values of shape (channels, samples), and for each block that they complete whether beats disturb."""
         x = self._blocks.push(x)
         if not x.shape[1]:
             return Findings(np.zeros((len(x), 0), dtype=np.int64), np.empty((len(x), 0, len(self.hz))))
@@ -123,11 +127,12 @@ class Survey:
             | graded("motion", motion)
             | graded("lead_off", 2 * self._for_two_blocks(loose))
             | graded("saturation", flat_tops)
+            | graded("ecg", beats.astype(np.int64))
             | graded("flat", 2 * self._is_dead(x))
         )
         judged = (mains == 1) & ~loose
         votes = [self._strong(h, emg) & judged[..., None] for h in hums]
-        return Findings(codes, power, tuple(self._decide(np.concatenate(votes, axis=2)) if self._auto else ()))
+        return Findings(codes, power, tuple(self._decide(np.concatenate(votes, axis=2), beats)))
 
     def _flat_tops(self, x: Array) -> Counts:
         """Find clipping where the range is not known: the highest or lowest value comes again and again, by jumps."""
@@ -184,15 +189,20 @@ class Survey:
     def _strong(hum: Array, emg: Array) -> Flags:
         return np.asarray(hum > _HUM_SHARE * emg[..., None])
 
-    def _decide(self, votes: Flags) -> Iterable[tuple[int, Band]]:
-        line = np.concatenate([self._votes, votes], axis=1)
+    def _decide(self, votes: Flags, beats: Flags) -> Iterable[tuple[int, Band]]:
+        hums = np.concatenate([self._votes, votes], axis=1)
+        hearts = np.concatenate([self._beats, beats], axis=1)
         for k in range(1, votes.shape[1] + 1):
-            if (self._count + k) % _DECIDE_BLOCKS == 0 and line[:, k : k + _HUM_MEMORY].any():
-                found = self._notches(line[:, k : k + _HUM_MEMORY])
-                if not set(found) <= set(self.band.notches_hz):
-                    self.band = self.band.with_notches(found)
-                    yield self._count + k, self.band
-        self._votes = line[:, votes.shape[1] :].copy()
+            if (self._count + k) % _DECIDE_BLOCKS == 0:
+                band = self.band
+                if self._auto and hums[:, k : k + _HUM_MEMORY].any():
+                    band = band.with_notches(self._notches(hums[:, k : k + _HUM_MEMORY]))
+                if hearts[:, k : k + _HEART_MEMORY].sum(axis=1).max() >= _HEART_VOTES:
+                    band = band.above(self._heart_hz)
+                if band != self.band:
+                    self.band = band
+                    yield self._count + k, band
+        self._votes, self._beats = hums[:, votes.shape[1] :].copy(), hearts[:, votes.shape[1] :].copy()
         self._count += votes.shape[1]
 
     def _notches(self, votes: Flags) -> list[float]:

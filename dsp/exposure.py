@@ -91,7 +91,8 @@ class Gaps:
 def gaps(frames: Array, limit: float, frame_s: float, least_s: float = 0.2, long_s: float = 2.0) -> Gaps | None:
     """Find runs of frames below `limit` that last `least_s` or more (Veiersted, Westgaard & Andersen 1990).
 
-    A run that touches an end of the recording counts for time, not for frequency: it may be part of a longer one.
+    A run that touches an end of the recording, or lost data, counts for time, not for frequency: it may be part of a
+    longer one.
     None where no frame is valid.
     """
     known = int(np.isfinite(frames).sum())
@@ -100,7 +101,8 @@ def gaps(frames: Array, limit: float, frame_s: float, least_s: float = 0.2, long
     starts, ends = runs(frames < limit)
     lengths = ends - starts
     enough = lengths >= np.ceil(least_s / frame_s - _ROUNDING)
-    inside = enough & (starts > 0) & (ends < len(frames))
+    around = np.concatenate([[np.nan], frames, [np.nan]])
+    inside = enough & np.isfinite(around[starts]) & np.isfinite(around[ends + 1])
     long = lengths * frame_s > long_s + _ROUNDING
     minutes = known * frame_s / 60
     return Gaps(

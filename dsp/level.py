@@ -78,3 +78,49 @@ class RmsFrames:
         for k in range(1, self._hops):
             total += line[:, k : k + n]
         return total, line[:, n:].copy()
+
+
+class GatedFrames:
+    """RMS of frames without what a mask leaves out, which may come later than the samples.
+
+    A frame of which more than `max_missing` (a fraction) was lost gives NaN. Of one that the mask leaves less than
+    the fraction `least_left`, the level is that of what is left of it and of the frame before.
+    """
+
+    def __init__(self, frame: int, channels: int, max_missing: float, least_left: float) -> None:
+        self._frame = frame
+        self._least_known = frame * (1 - max_missing) - 1e-6
+        self._least_left = frame * least_left - 1e-6
+        self._y = np.empty((channels, 0))
+        self._mask = np.empty((channels, 0), dtype=np.bool_)
+        self._before = np.zeros((2, channels, 1))
+
+    def push(self, y: Array, mask: NDArray[np.bool_]) -> Array:
+        """Take filtered values and the mask, both of shape (channels, any number); return (channels, frames)."""
+        self._y = np.concatenate([self._y, y], axis=1)
+        self._mask = np.concatenate([self._mask, mask], axis=1)
+        frames = min(self._y.shape[1], self._mask.shape[1]) // self._frame
+        if not frames:
+            return np.empty((len(y), 0))
+        cut, shape = frames * self._frame, (len(y), frames, self._frame)
+        out = self._levels(
+            np.ascontiguousarray(self._y[:, :cut]).reshape(shape),
+            np.ascontiguousarray(self._mask[:, :cut]).reshape(shape),
+        )
+        self._y, self._mask = self._y[:, cut:].copy(), self._mask[:, cut:].copy()
+        return out
+
+    def _levels(self, y: Array, mask: NDArray[np.bool_]) -> Array:
+        energy: Array = (y * y).sum(axis=2)
+        if not mask.any() and not np.isnan(energy).any():
+            self._before = np.stack([energy[:, -1:], np.full_like(energy[:, -1:], self._frame)])
+            return np.asarray(np.sqrt(energy / float(self._frame)))
+        finite = np.isfinite(y)
+        used = finite & ~mask
+        sums = np.stack([np.where(used, y * y, 0.0).sum(axis=2), used.sum(axis=2).astype(float)])
+        line = np.concatenate([self._before, sums], axis=2)
+        self._before = sums[:, :, -1:]
+        both = np.where(sums[1] < self._least_left, line[:, :, :-1] + sums, sums)
+        known = (finite.sum(axis=2) >= self._least_known) & (both[1] >= self._least_left)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.where(known, np.sqrt(both[0] / both[1]), np.nan))

@@ -11,6 +11,7 @@ from dsp.chain import ChainSettings
 from dsp.detect import ShrugSettings
 from dsp.exposure import ExposureSettings
 from dsp.filters import FilterSettings
+from dsp.heartbeat import HeartbeatSettings
 from dsp.level import LevelSettings
 from dsp.low_rest import LowRestSettings
 from dsp.parameters import parameter
@@ -132,6 +133,7 @@ class Settings:
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     filter: FilterSettings = field(default_factory=FilterSettings)
     level: LevelSettings = field(default_factory=LevelSettings)
+    heartbeat: HeartbeatSettings = field(default_factory=HeartbeatSettings)
     shrug: ShrugSettings = field(default_factory=ShrugSettings)
     low_rest: LowRestSettings = field(default_factory=LowRestSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)
@@ -143,7 +145,9 @@ class Settings:
 
     def chain(self) -> ChainSettings:
         """Return the numbers of the signal chain."""
-        return ChainSettings(self.filter, self.level, self.shrug, self.low_rest, self.quality, self.exposure)
+        return ChainSettings(
+            self.filter, self.level, self.heartbeat, self.shrug, self.low_rest, self.quality, self.exposure
+        )
 
     def digest(self) -> str:
         """Return a short checksum, so that results can be told apart by their settings."""

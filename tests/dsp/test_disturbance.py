@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from dsp.disturbance import FilteredChecks, Survey
+from dsp.disturbance import FilteredChecks, Findings, Survey
 from dsp.filters import Band, BandPass, ChangingBandPass, FilterSettings, band_of
 from dsp.quality import REASONS, Counts, QualitySettings, Reason
 from firmware_bridge.blocks import Signal
@@ -22,6 +23,17 @@ def survey_of(rate_hz: float = RATE_HZ, mains: str = "auto", rails: tuple[float,
     filters = FilterSettings(mains=mains)
     signal = Signal(rate_hz, ("left",), 0.05, rails)
     return Survey(signal, QualitySettings(), filters, band_of(filters, rate_hz), round(rate_hz))
+
+
+def no_beats(x: Array, samples: int = 1000, before: int = 0) -> NDArray[np.bool_]:
+    """For each block that these samples complete, that no heartbeat disturbs."""
+    return np.zeros((len(x), (before + x.shape[1]) // samples - before // samples), dtype=np.bool_)
+
+
+def surveyed(
+    x: Array, rate_hz: float = RATE_HZ, mains: str = "auto", rails: tuple[float, float] | None = (-5e4, 5e4)
+) -> Findings:
+    return survey_of(rate_hz, mains, rails).push(x, no_beats(x, round(rate_hz)))
 
 
 def grades(codes: Counts, reason: Reason) -> list[int]:
@@ -46,7 +58,7 @@ def slow_emg(seconds: float, rate_hz: float, seed: int) -> Array:
 @pytest.mark.parametrize(("ratio_db", "grade"), [(12.0, 0), (6.0, 1), (0.0, 1), (-6.0, 1), (-14.0, 2)])
 def test_mains_is_graded_by_signal_over_hum(hz: float, ratio_db: float, grade: int) -> None:
     x = emg(60, seed=1) * 20 + hum(60, 20 * 10 ** (-ratio_db / 20), hz)
-    found = grades(survey_of().push(x).codes, "mains")
+    found = grades(surveyed(x).codes, "mains")
     assert found.count(grade) >= 0.75 * len(found)
 
 
@@ -56,13 +68,13 @@ def test_signal_over_hum_is_measured_to_1_db() -> None:
         limits = QualitySettings(mains_warn_db=limit + 100, mains_bad_db=limit)
         signal = Signal(RATE_HZ, ("left",), 0.05)
         survey = Survey(signal, limits, DEFAULT, Band(1.0, 499.0), 1000)
-        bad = grades(survey.push(x).codes, "mains").count(2)
+        bad = grades(survey.push(x, no_beats(x)).codes, "mains").count(2)
         assert (bad < 40) == few
 
 
 @pytest.mark.parametrize("rate_hz", [200.0, 250.0, 500.0, 1000.0, 2000.0])
 def test_emg_alone_is_hardly_ever_taken_for_mains_and_never_gets_a_notch(rate_hz: float) -> None:
-    found = survey_of(rate_hz).push(5 * slow_emg(900, rate_hz, seed=3))
+    found = surveyed(5 * slow_emg(900, rate_hz, seed=3), rate_hz)
     assert sum(map(bool, grades(found.codes, "mains"))) < 0.03 * 900
     assert found.changes == ()
 
@@ -71,14 +83,14 @@ def test_emg_alone_is_hardly_ever_taken_for_mains_and_never_gets_a_notch(rate_hz
 @pytest.mark.parametrize("hz", [50.0, 60.0])
 def test_the_notch_comes_on_after_five_seconds_of_strong_hum(rate_hz: float, hz: float) -> None:
     x = 2.5 * slow_emg(30, rate_hz, seed=4) + hum(30, 3.5, hz, rate_hz)
-    changes = survey_of(rate_hz).push(x).changes
+    changes = surveyed(x, rate_hz).changes
     assert [(blocks, band.notches_hz) for blocks, band in changes] == [(5, (hz,))]
 
 
 def test_only_the_harmonics_that_are_strong_get_a_notch_and_a_late_one_gets_it_late() -> None:
     x = 2.5 * emg(60, seed=5) + hum(60, 3, third=0.5)
     x[:, 30_000:] += hum(30, 2, 250.0)
-    changes = survey_of().push(x).changes
+    changes = surveyed(x).changes
     assert [band.notches_hz for _, band in changes] == [(50.0, 150.0), (50.0, 150.0, 250.0)]
     assert changes[1][0] in (35, 40)
 
@@ -88,14 +100,14 @@ def test_hum_under_a_contraction_or_of_a_moment_gets_no_notch() -> None:
     x = emg(60, seed=6) * level
     x[:, :30_000] += hum(30, 6)
     x[:, 40_000:43_000] += hum(3, 6)
-    assert survey_of().push(x).changes == ()
+    assert surveyed(x).changes == ()
 
 
 def test_mains_can_be_told_and_left_alone() -> None:
     x = 2.5 * emg(30, seed=7) + hum(30, 3.5, 60.0)
-    assert survey_of(mains="off").push(x).changes == ()
-    assert set(grades(survey_of(mains="off").push(x).codes, "mains")) == {1}
-    assert survey_of(mains="50").push(x).changes == ()
+    assert surveyed(x, mains="off").changes == ()
+    assert set(grades(surveyed(x, mains="off").codes, "mains")) == {1}
+    assert surveyed(x, mains="50").changes == ()
 
 
 # Drift, movement, a loose electrode
@@ -104,24 +116,24 @@ def test_mains_can_be_told_and_left_alone() -> None:
 @pytest.mark.parametrize(("uv_rms", "grade"), [(50.0, 0), (200.0, 1), (800.0, 2)])
 def test_drift_is_graded(uv_rms: float, grade: int) -> None:
     x = 20 * emg(10, seed=8) + hum(10, uv_rms, 2.0)
-    assert set(grades(survey_of().push(x).codes, "motion")) == {grade}
+    assert set(grades(surveyed(x).codes, "motion")) == {grade}
 
 
 def test_movement_that_comes_through_the_high_pass_is_bad_though_it_is_small() -> None:
     x = 2 * emg(10, seed=9) + hum(10, 60, 17.0)
-    assert set(grades(survey_of().push(x).codes, "motion")) == {2}
-    assert set(grades(survey_of().push(2 * emg(10, seed=9)).codes, "motion")) == {0}
+    assert set(grades(surveyed(x).codes, "motion")) == {2}
+    assert set(grades(surveyed(2 * emg(10, seed=9)).codes, "motion")) == {0}
 
 
 def test_a_loose_electrode_is_bad_from_its_second_second_on() -> None:
     x = 3 * emg(10, seed=10)
     loose = hum(10, 1100) + hum(10, 900, 0.7)
     x[:, 4000:] += loose[:, 4000:]
-    assert grades(survey_of().push(x).codes, "lead_off") == [0] * 5 + [2] * 5
+    assert grades(surveyed(x).codes, "lead_off") == [0] * 5 + [2] * 5
 
 
 def test_a_strong_contraction_is_no_loose_electrode() -> None:
-    assert set(grades(survey_of().push(1500 * emg(10, seed=11)).codes, "lead_off")) == {0}
+    assert set(grades(surveyed(1500 * emg(10, seed=11)).codes, "lead_off")) == {0}
 
 
 # Clipping without a known range
@@ -130,14 +142,14 @@ def test_a_strong_contraction_is_no_loose_electrode() -> None:
 @pytest.mark.parametrize(("limit", "grade"), [(1000.0, 0), (150.0, 1), (50.0, 2)])
 def test_clipping_is_seen_though_the_range_is_not_known(limit: float, grade: int) -> None:
     x = np.clip(100 * emg(20, seed=12), -limit, limit)
-    found = grades(survey_of(rails=None).push(x).codes, "saturation")
+    found = grades(surveyed(x, rails=None).codes, "saturation")
     assert max(set(found), key=found.count) == grade
 
 
 @pytest.mark.parametrize("step", [0.05, 3.2, 24.4])
 def test_a_coarse_adc_and_a_slow_crest_are_no_clipping(step: float) -> None:
     x = np.round((5 * emg(20, seed=13) + hum(20, 60, 0.3) + hum(20, 5)) / step) * step
-    assert set(grades(survey_of(rails=None).push(x).codes, "saturation")) == {0}
+    assert set(grades(surveyed(x, rails=None).codes, "saturation")) == {0}
 
 
 # Lost samples
@@ -147,14 +159,14 @@ def test_a_second_with_a_few_lost_samples_is_judged_and_one_with_many_is_not() -
     x = emg(10, seed=14) * 2 + hum(10, 20)
     x[:, 2000:2050] = np.nan
     x[:, 6000:6300] = np.nan
-    assert grades(survey_of().push(x).codes, "mains") == [2] * 6 + [0] + [2] * 3
+    assert grades(surveyed(x).codes, "mains") == [2] * 6 + [0] + [2] * 3
 
 
 def test_nothing_but_lost_samples_is_judged_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         x = np.full((1, 200_000), np.nan)
-        assert not survey_of().push(x).codes.any()
+        assert not surveyed(x).codes.any()
         assert not FilteredChecks(1, RATE_HZ, QualitySettings(), 1000).push(x).any()
 
 
@@ -252,10 +264,13 @@ def test_cut_anywhere_same_verdicts(ends: list[int], spots: list[int]) -> None:
     for at in spots:
         x[0, at : at + 40] += 300
         x[0, at + 500 : at + 530] = np.nan
-    whole, whole_filtered = survey_of(rails=None).push(x), checked(x)
+    whole, whole_filtered = surveyed(x, rails=None), checked(x)
     one, checks = survey_of(rails=None), FilteredChecks(1, RATE_HZ, QualitySettings(), 1000)
     checks.calibrate((2.0,))
-    parts = [(one.push(x[:, a:b]), checks.push(x[:, a:b])) for a, b in pairwise(sorted({0, 30_000, *ends}))]
+    parts = [
+        (one.push(x[:, a:b], no_beats(x[:, a:b], before=a)), checks.push(x[:, a:b]))
+        for a, b in pairwise(sorted({0, 30_000, *ends}))
+    ]
     assert np.array_equal(np.concatenate([f.codes for f, _ in parts], axis=1), whole.codes)
     assert [c for f, _ in parts for c in f.changes] == list(whole.changes)
     assert np.array_equal(np.concatenate([codes for _, codes in parts], axis=1), whole_filtered)

@@ -126,7 +126,7 @@ def test_a_channel_whose_rest_is_unknown_has_no_percentages_and_unreachable_thre
     assert calibration.level_at_rve(50.0, 0) is None
     assert thresholds(calibration, 0, ShrugSettings()).on_uv > 1e9
     assert calibration.rve(50.0, 1) == pytest.approx(50)
-    assert thresholds(calibration, 1, ShrugSettings()) == Thresholds(30.0, 18.0)
+    assert thresholds(calibration, 1, ShrugSettings()) == Thresholds(30.0, 18.0, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_channel_whose_rest_is_unknown_has_no_percentages_and_unreachable_thre
         (wearer(rest=4.0, noise=3.0, reference=np.hypot(40.0, 3.0)), np.hypot(12.0, 3.0), 0.6 * np.hypot(12.0, 3.0)),
         (wearer(rest=10.0, noise=0.0, reference=50.0), 23.0, 15.0),  # 2.3 and 1.5 x rest
         (wearer(rest=2.0, noise=2.0, reference=10.0), 6.0, 3.6),  # 3 x noise
-        (wearer(rest=2.0, noise=1.0, reference=None), 12.0, 7.2),  # 6 x rest where there is no reference
+        (wearer(rest=2.0, noise=1.0, reference=None), 16.0, 9.6),  # 8 x rest where there is no reference
     ],
 )
 def test_thresholds_are_the_highest_of_what_reference_rest_and_noise_ask(
@@ -159,7 +159,7 @@ def test_the_off_threshold_never_comes_near_the_on_threshold_or_rest(
 
 def test_thresholds_follow_the_settings() -> None:
     limits = thresholds(wearer(2.0, 0.0, 100.0), 0, ShrugSettings(on_rve=50.0, off_ratio=0.4))
-    assert limits == Thresholds(50.0, 20.0)
+    assert limits == Thresholds(50.0, 20.0, 2.0)
 
 
 # Repeated reference contractions
