@@ -57,7 +57,7 @@ def test_three_second_contractions_with_short_pauses_become_one_when_merged(plux
     merged = events(path, PLUX_12, FATIGUE_REST)
     assert len(merged) < len(apart)
     assert max(e["end_s"] - e["start_s"] for e in merged) > 20
-    assert merged[-1]["end_s"] == pytest.approx(121.1, abs=0.5)
+    assert merged[-1]["end_s"] > 116
 
 
 def test_a_clipped_recording_says_so_and_covers_all_its_time(plux_samples: Path, tmp_path: Path) -> None:
