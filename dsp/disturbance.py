@@ -155,13 +155,18 @@ class Survey:
             return np.zeros(1, dtype=np.int64)
         blocks = x.reshape(len(x), -1, self._samples)
         steps = (blocks.max(axis=2) - blocks.min(axis=2)) / self._step_uv
-        alive = np.zeros(steps.shape, dtype=bool)
-        for k in range(steps.shape[1]):
-            alive[:, k] = (self._lived >= _LIVED_BLOCKS) & (self._least_steps >= _LIVELY_STEPS)
+        learning = int(np.clip(_LIVED_BLOCKS - self._lived.min(), 0, steps.shape[1]))
+        alive = np.repeat(self._is_lively()[:, None], steps.shape[1], axis=1)
+        for k in range(learning):
+            alive[:, k:] = self._is_lively()[:, None]
             learns = (self._lived < _LIVED_BLOCKS) & (steps[:, k] > 1.5)
             self._least_steps = np.where(learns, np.minimum(self._least_steps, steps[:, k]), self._least_steps)
             self._lived += learns
+            alive[:, k + 1 :] = self._is_lively()[:, None]
         return np.asarray(alive & (steps < 1.5), dtype=np.int64)
+
+    def _is_lively(self) -> Flags:
+        return np.asarray((self._lived >= _LIVED_BLOCKS) & (self._least_steps >= _LIVELY_STEPS))
 
     def _wanders(self, x: Array) -> Flags:
         """Tell where the baseline has moved far within the last seconds, slower than a block can show."""
@@ -174,7 +179,10 @@ class Survey:
 
     def _floats(self, hum: Flags, wanders: Flags) -> Flags:
         """Tell where there is nothing but hum on a baseline that wanders, or has wandered since the hum began."""
-        out = np.empty(hum.shape, dtype=bool)
+        out = np.zeros(hum.shape, dtype=bool)
+        if not hum.any():
+            self._floating[:] = False
+            return out
         for k in range(hum.shape[1]):
             self._floating = hum[:, k] & (wanders[:, k] | self._floating)
             out[:, k] = self._floating
@@ -303,16 +311,18 @@ class FilteredChecks:
 
     def _noise_floor(self, level: Array) -> Counts:
         """Return 1 for blocks before which even the quietest level was loud, of shape (channels, blocks)."""
-        out = np.empty(level.shape, dtype=np.int64)
-        for k in range(level.shape[1]):
-            self._levels[:, self._count % _FLOOR_BLOCKS] = level[:, k]
-            self._count += 1
+        out, done = np.repeat(self._noisy, level.shape[1], axis=1), 0
+        while done < level.shape[1]:
+            part = level[:, done : done + _FLOOR_EVERY - self._count % _FLOOR_EVERY]
+            self._levels[:, (self._count + np.arange(part.shape[1])) % _FLOOR_BLOCKS] = part
+            self._count += part.shape[1]
+            done += part.shape[1]
             if self._count % _FLOOR_EVERY == 0:
                 known = [row[np.isfinite(row)] for row in self._levels]
                 floor = [np.percentile(row, _FLOOR_PERCENTILE) if len(row) else 0.0 for row in known]
                 self._noisy = (np.array(floor) > self._settings.noise_uv).astype(np.int64)[:, None]
-            out[:, k] = self._noisy[:, 0]
-        return out
+                out[:, done - 1 :] = self._noisy
+        return np.asarray(out)
 
     def _spikes(self, y: Array, level: Array) -> Counts:
         """Count what is up for some 20 ms and stands alone: a burst of EMG is as high all around."""

@@ -1,6 +1,7 @@
 """Power spectra of whole blocks of signal, and what they say of the muscle."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ def block_power(x: Array, samples: int, rate_hz: float) -> tuple[Array, Array]:
     The power is one-sided, of the block less its mean, under a Hann window whose gain is taken out again: its sum
     over the bins is the mean square in µV². A block with a NaN in it has only NaN.
     """
-    window = np.hanning(samples)
+    window = _window(samples)
     blocks = x.reshape(len(x), -1, samples)
     centred = blocks - blocks.mean(axis=2, keepdims=True)
     spectrum = np.fft.rfft(centred * window, axis=2)
@@ -25,6 +26,11 @@ def block_power(x: Array, samples: int, rate_hz: float) -> tuple[Array, Array]:
     if samples % 2 == 0:
         power[..., -1] /= 2
     return np.asarray(np.fft.rfftfreq(samples, 1 / rate_hz), dtype=np.float64), power
+
+
+@cache
+def _window(samples: int) -> Array:
+    return np.hanning(samples)
 
 
 # De Luca's band of surface EMG; a slower board than this sees too little of it.
