@@ -1,13 +1,14 @@
 # make demo   set up and show the whole product with a simulated wearer (SECONDS=0: until Ctrl-C)
 # make test   set up and run all checks and tests
 # make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
+# make accuracy   what is found, and what is not, beside other detectors: writes docs/accuracy.md
 # make bench-heavy   the speed part with everything: all lengths, LibEMG too (1.2 GB to install), a day of text
 
 PYTHON ?= python3
 SECONDS ?= 100
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-heavy picture mosquitto-wanted mosquitto-needed clean
+.PHONY: demo test lint bench bench-heavy accuracy picture mosquitto-wanted mosquitto-needed clean
 
 demo: .venv/.runtime mosquitto-wanted
 	$(BIN)/unshrug demo $(if $(filter-out 0,$(SECONDS)),--seconds $(SECONDS))
@@ -27,6 +28,10 @@ bench: .venv/.dev .venv-bench/.ready mosquitto-needed
 
 bench-heavy: .venv-bench-heavy/.ready
 	.venv-bench-heavy/bin/python -m benchmarks.speed --full --day --write
+
+accuracy: .venv-bench/.ready
+	.venv-bench/bin/python -m benchmarks.accuracy
+	.venv-bench/bin/python -m benchmarks.ecg
 
 picture: .venv/.dev
 	$(BIN)/python docs/picture.py
@@ -49,6 +54,7 @@ picture: .venv/.dev
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --upgrade pip
 	.venv-$*/bin/python -m pip install --quiet --editable . --group $*
+	.venv-$*/bin/python -m pip install --quiet --no-deps biosignalsnotebooks==0.6.14
 	@touch $@
 
 # Cues work without a broker, so a demonstration goes on without one; the tests do not.

@@ -294,7 +294,10 @@ def _as_table(results: list[dict[str, Any]]) -> str:
 
 def _table_of(result: dict[str, Any]) -> str:
     about, levels = result["recording"], result["calibration"]
-    lines = [f"{about['path']}: {about['duration_s']:.1f} s at {about['rate_hz']:g} Hz ({levels['source']})"]
+    lines = [
+        f"{about['path']}: {about['duration_s']:.1f} s at {about['rate_hz']:g} Hz ({levels['source']}); "
+        f"EMG of {_band(result['bands'][-1])}"
+    ]
     for k, channel in enumerate(result["channels"]):
         rms, rest = channel["rms_uv"], levels["rest_uv"][k]
         bad = sum(q["end_s"] - q["start_s"] for q in channel["quality"] if q["state"] == "bad")
@@ -305,6 +308,9 @@ def _table_of(result: dict[str, Any]) -> str:
             f"{_count(channel['events'], 'shrug')} sustained shrugs, "
             f"{_count(channel['events'], 'low_rest')} times low rest"
         )
+        verdict = levels["verdicts"][k]
+        if verdict["state"] != "ok" or verdict["sees_rest"] is False:
+            lines.append(f"    {verdict['state']}: {'; '.join(verdict['reasons'])}")
         for event in channel["events"]:
             rve = "" if event["mean_rve"] is None else f", {event['mean_rve']:.0f} %RVE"
             cut = ", low rest" if event["kind"] == "low_rest" else ""
@@ -315,6 +321,11 @@ def _table_of(result: dict[str, Any]) -> str:
                 f"mean {event['mean_uv']:.1f} µV, peak {event['peak_uv']:.1f} µV{rve}{cut}"
             )
     return "\n".join(lines) + "\n"
+
+
+def _band(band: dict[str, Any]) -> str:
+    notches = " and ".join(f"{hz:g}" for hz in band["notches_hz"])
+    return f"{band['low_hz']:g}-{band['high_hz']:g} Hz" + (f" without {notches} Hz" if notches else "")
 
 
 def _count(events: list[dict[str, Any]], kind: str) -> int:

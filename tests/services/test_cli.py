@@ -323,7 +323,7 @@ def test_the_table_says_it_in_words(session: Path, called: Run) -> None:
     done = called("analyze", session, *AS_UV, "--rest", "1-7")
     assert done.returncode == 0
     head, left, event, *_ = done.stdout.splitlines()
-    assert head == f"{session}: 30.0 s at 1000 Hz (rest 1-7 s)"
+    assert head.startswith(f"{session}: 30.0 s at 1000 Hz (rest 1-7 s); EMG of 30-450 Hz")
     assert left.startswith("  left: rest 2.")
     assert left.endswith("1 sustained shrugs, 0 times low rest")
     assert re.match(r" +8\.\d\d - +1[78]\.\d\d s +\d+\.\d\d s  mean \d\d\.\d µV, peak \d\d\.\d µV$", event)
