@@ -31,7 +31,7 @@ bench-heavy: .venv-bench-heavy/.ready
 
 accuracy: .venv-bench/.ready
 	.venv-bench/bin/python -m benchmarks.accuracy
-	.venv-bench/bin/python -m benchmarks.ecg
+	.venv-bench/bin/python -m benchmarks.ecg > docs/heartbeat.md
 
 picture: .venv/.dev
 	$(BIN)/python docs/picture.py
