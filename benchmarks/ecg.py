@@ -379,17 +379,21 @@ def cost(settings: HeartbeatSettings, uv: float) -> float:
     return best / 50 * 1e6
 
 
+ABOUT = """
+Written by `python -m benchmarks.ecg`. HP is the chain's causal high-pass. *Beats left out*: the samples around each QRS
+complex do not count in the exposure frames; this is what the chain does. *Template off*: the running mean of the beats
+is subtracted (filtered template subtraction, Marker & Maluf 2014). The truth is the same EMG without a heartbeat, after
+HP 30; real EMG has made or real beats added. Rest is 1-5 µV, low level 5-15 µV, contractions 20-100 µV or as recorded;
+the first 10 s do not count. Settings come from the tune half (other seeds and recordings; `--tune`).
+"""
+
+
 def main(half: int, settings: HeartbeatSettings | None = None) -> None:
     settings = settings or HeartbeatSettings()
     chosen = methods(settings)
     out = [
         f"# Heartbeat at rest, {'test' if half else 'tune'} half",
-        "Written by `python -m benchmarks.ecg`. HP is the chain's causal high-pass. *Beats left out*: the samples around "
-        "each QRS complex do not count in the exposure frames; this is what the chain does. *Template off*: the running "
-        "mean of the beats is subtracted (filtered template subtraction, Marker & Maluf 2014). The truth is the same EMG "
-        "without a heartbeat, after HP 30; real EMG has made or real beats added. Rest is 1-5 µV, low level 5-15 µV, "
-        "contractions 20-100 µV or as recorded; the first 10 s do not count. Settings come from the tune half (other "
-        "seeds and recordings; `--tune`).",
+        ABOUT,
     ]
     cases = [case for seed in ((11, 12) if half else (1, 2)) for case in made(seed)]
     data = Path(os.environ["UNSHRUG_DATA"]) / "data" if os.environ.get("UNSHRUG_DATA") else None

@@ -294,10 +294,8 @@ def _as_table(results: list[dict[str, Any]]) -> str:
 
 def _table_of(result: dict[str, Any]) -> str:
     about, levels = result["recording"], result["calibration"]
-    lines = [
-        f"{about['path']}: {about['duration_s']:.1f} s at {about['rate_hz']:g} Hz ({levels['source']}); "
-        f"EMG of {_band(result['bands'][-1])}"
-    ]
+    length = f"{about['duration_s']:.1f} s at {about['rate_hz']:g} Hz"
+    lines = [f"{about['path']}: {length} ({levels['source']}); EMG of {_band(result['bands'][-1])}"]
     for k, channel in enumerate(result["channels"]):
         rms, rest = channel["rms_uv"], levels["rest_uv"][k]
         bad = sum(q["end_s"] - q["start_s"] for q in channel["quality"] if q["state"] == "bad")
