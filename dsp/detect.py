@@ -251,8 +251,7 @@ class ShrugDetector:
         self._piece: _Piece | None = None
         self._joined = False
         self._event: _Event | None = None
-        self._tone: float | None = None  # what the last release by a drop came to, while it may still be a pause
-        self._drop_ratio = self._settings.drop_ratio  # by which that was told
+        self._rise_uv: float | None = None  # after a release by a drop: the level that would make it a pause
         self._unseen = 0
         self._out: list[Shrug] = []
 
@@ -350,22 +349,22 @@ class ShrugDetector:
 
     def _wait(self, level: float) -> None:
         if level < self._limits.off_uv:
-            self._tone = None  # the drop went on to rest: an ordinary release
+            self._rise_uv = None  # the drop went on to rest: an ordinary release
         if level < self._limits.on_uv:
             self._run.clear()
             return
         start = self._hop - len(self._run)
         if self._rises(level):
             self._run.clear()
-            start, self._tone = self._hop, None
+            start, self._rise_uv = self._hop, None
         self._run.append(level)
         if len(self._run) >= self._n_on:
-            self._begin(start, self._run, after_drop=self._tone is not None)
+            self._begin(start, self._run, after_drop=self._rise_uv is not None)
             self._run = []
 
     def _rises(self, level: float) -> bool:
         """Whether the level is clearly above the tone that the last drop came to."""
-        return self._tone is not None and level * self._drop_ratio >= self._tone
+        return self._rise_uv is not None and level >= self._rise_uv
 
     def _begin(self, start: int, levels: list[float], *, after_drop: bool) -> None:
         piece = _Piece(
@@ -392,7 +391,7 @@ class ShrugDetector:
     def _raised(self, piece: _Piece, level: float) -> None:
         drop, n_drop = self._drop_rule(piece)
         if piece.after_drop and not self._joined and self._rises(level):
-            self._tone = None
+            self._rise_uv = None
             self._begin(self._hop, [level], after_drop=False)
             return
         is_low = level < self._limits.off_uv
@@ -405,9 +404,14 @@ class ShrugDetector:
         if not (is_low or is_drop):
             piece.keep(level, self._hop)
         elif piece.low >= self._n_off or piece.drop >= n_drop:
-            self._tone, self._drop_ratio = None if piece.first_low is not None else level, drop
+            self._rise_uv = self._rise(piece, level, drop) if piece.first_low is None else None
             piece.stop = self._sank(piece, piece.stop if piece.first_low is None else piece.first_low)
             self._release(piece)
+
+    @staticmethod
+    def _rise(piece: _Piece, tone: float, drop: float) -> float:
+        """Return the level that is clearly up again: far above the tone that is left, or near what was before it."""
+        return min(tone / drop, (1 + drop) / 2 * _median(piece.recent))
 
     def _drop_rule(self, piece: _Piece) -> tuple[float, int]:
         """Return how far and for how many hops a level has to drop: less while it may be one of a set of short ones."""
@@ -512,7 +516,7 @@ class ShrugDetector:
     def _close_event(self, event: _Event) -> None:
         if event.started:
             self._emit("ended", event, self._end_s(event))
-        self._event = self._tone = None
+        self._event = self._rise_uv = None
 
     def _emit(
         self,
