@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 
 # Some 25,000 samples at a time is fastest, and keeps memory flat for any length of block.
 _CHUNK_SAMPLES = 25_000
+_MOST_UV = 1e9  # a thousand volts: no electrode gives that, and its square would swamp all that comes after
 _LATE_BLOCKS = 4  # an exposure frame may come this much later than its block's verdict
 _LASTING: tuple[Reason, ...] = ("saturation", "flat", "mains", "lead_off")
 
@@ -203,7 +204,11 @@ class Chain:
         x = np.concatenate([self._pending, x], axis=1)
         hops = x.shape[1] // self.hop
         self._pending = x[:, hops * self.hop :].copy()
-        return self._whole_hops(np.ascontiguousarray(x[:, : hops * self.hop])) if hops else []
+        if not hops:
+            return []
+        x = np.ascontiguousarray(x[:, : hops * self.hop])
+        usable = np.abs(x) < _MOST_UV  # false for what is no number, too
+        return self._whole_hops(x if usable.all() else np.where(usable, x, np.nan))
 
     def _whole_hops(self, x: Array) -> list[Message]:
         first = self._hops

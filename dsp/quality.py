@@ -207,6 +207,8 @@ class Verdicts:
 
     def push(self, codes: Counts) -> list[Quality]:
         """Take the codes of the next hops, of shape (channels, hops); return each change of a channel's quality."""
+        if not codes.shape[1]:
+            return []
         bad = codes >> 1 & _ONES
         codes = np.where(bad != 0, _ANY_BAD, 0) | bad | codes & _ONES
         line = np.concatenate([self._code, codes], axis=1)

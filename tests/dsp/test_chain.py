@@ -494,3 +494,11 @@ def test_low_rest_is_the_same_for_blocks_of_any_size(chunk: int) -> None:
     found = feed(chain(ONE), pieces)
     assert low_rests(found) == low_rests(whole)
     assert len(low_rests(whole)) == 2
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e300, -1e12])
+def test_a_value_that_no_electrode_gives_is_a_lost_one(value: float) -> None:
+    x, lost = 2 * emg(20, 38), 2 * emg(20, 38)
+    x[0, 7_000:7_400:20], lost[0, 7_000:7_400:20] = value, np.nan
+    x[0, 12_000:13_500], lost[0, 12_000:13_500] = value, np.nan
+    assert_same_answer(feed(chain(ONE), [(0, x.T)]), feed(chain(ONE), [(0, lost.T)]))
