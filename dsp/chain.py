@@ -156,7 +156,8 @@ class Chain:
         return LowRestDetector(
             channel,
             rest_uv,
-            active_uv,
+            # A rest level near the threshold would pass for activity without a break.
+            max(active_uv, self.settings.low_rest.active_rest_ratio * calibration.rest_uv[channel]),
             self.settings.low_rest,
             self.frame_s,
             window_s=of.window_s,

@@ -282,20 +282,19 @@ def exposure(
     if verdict.sees_rest is False:
         blind = dict.fromkeys(("rrt_pct", "gaps", "sulma", "eva"), "; ".join(verdict.reasons))
         return Exposure(apdf_rve=spread, why=blind)
+    rest_rve = calibration.rve(calibration.rest_uv[channel], channel) or 0.0
+    hidden = f"the rest level is {rest_rve:.1f} %RVE, not below the threshold"
     noise_rve = 100 * calibration.noise_uv[channel] / calibration.reference(channel)
     run = max(1, int(np.ceil(settings.rest_run_s / frame_s - _ROUNDING)))
+    gap_rve = max(settings.gap_rve, settings.gap_noise_ratio * noise_rve)
+    why = {n: hidden for n, limit in (("gaps", gap_rve), ("sulma", settings.sulma_rve)) if rest_rve >= limit}
     return Exposure(
         rrt_pct=rest_pct(levels, settings.rest_rve, settings.least_valid_pct / 100, run),
-        gaps=gaps(
-            levels,
-            max(settings.gap_rve, settings.gap_noise_ratio * noise_rve),
-            frame_s,
-            settings.gap_least_s,
-            settings.gap_long_s,
-        ),
+        gaps=None if "gaps" in why else gaps(levels, gap_rve, frame_s, settings.gap_least_s, settings.gap_long_s),
         apdf_rve=spread,
         eva=table,
-        sulma=sulma(pooled, n * frame_s, settings.sulma_rve, settings.sulma_least_s),
+        sulma=None if "sulma" in why else sulma(pooled, n * frame_s, settings.sulma_rve, settings.sulma_least_s),
+        why=why,
     )
 
 

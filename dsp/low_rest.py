@@ -27,6 +27,9 @@ class LowRestSettings:
     active_s: float = parameter(
         240.0, "So is uninterrupted activity of this length (Hanvold 2013).", unit="s", low=30, high=3600
     )
+    active_rest_ratio: float = parameter(
+        1.5, "Activity is at least this many times the rest level.", unit="x rest", low=1, high=5
+    )
 
 
 @dataclass(frozen=True, slots=True)

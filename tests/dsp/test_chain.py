@@ -502,3 +502,10 @@ def test_a_value_that_no_electrode_gives_is_a_lost_one(value: float) -> None:
     x[0, 7_000:7_400:20], lost[0, 7_000:7_400:20] = value, np.nan
     x[0, 12_000:13_500], lost[0, 12_000:13_500] = value, np.nan
     assert_same_answer(feed(chain(ONE), [(0, x.T)]), feed(chain(ONE), [(0, lost.T)]))
+
+
+def test_a_rest_level_at_the_activity_threshold_is_no_low_rest() -> None:
+    x = emg(500, 39) / 0.968 * 3.1  # 3.1 % of the reference, for minutes
+    one = chain(ONE, calibration=None)
+    one.calibrate(Calibration((3.1,), (0.1,), (100.0,)))
+    assert low_rests(feed(one, [(0, x.T)])) == []

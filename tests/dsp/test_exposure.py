@@ -342,3 +342,12 @@ def test_the_side_that_works_more_is_said_in_percent_of_both() -> None:
     )
     assert mirrored == both
     assert asymmetry(frames, ("a", "b"), WORN, ExposureSettings()) is None
+
+
+def test_gaps_and_sustained_activity_need_a_rest_below_their_threshold() -> None:
+    tense = Calibration((3.0,), (0.1,), (80.0,))
+    found = exposure(np.full(HOUR, 2.0), 0, FRAME_S, tense, verdict(tense, 0, 5.0, 0.05), ExposureSettings())
+    assert found.rrt_pct == 100.0
+    assert (found.gaps, found.sulma) == (None, None)
+    assert set(found.why) == {"gaps", "sulma"}
+    assert "3.7 %RVE" in found.why["gaps"]
