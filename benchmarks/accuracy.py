@@ -76,10 +76,13 @@ def jobs(half: int) -> list[Job]:
 
 
 def found(scene: Scene, given: Given, settings: Settings) -> list[list[Span]]:
-    """Return this project's events per channel, by the path of `unshrug analyze`."""
+    """Return this project's sustained shrugs per channel, by the path of `unshrug analyze`; low rest is no hold."""
     made = recording(scene)
     result: dict[str, Any] = analyze(made, settings, calibrate(made, settings, given))
-    return [[(e["start_s"], e["end_s"]) for e in channel["events"]] for channel in result["channels"]]
+    return [
+        [(e["start_s"], e["end_s"]) for e in channel["events"] if e["kind"] == "shrug"]
+        for channel in result["channels"]
+    ]
 
 
 def _ours(scene: Scene, given: Given, settings: Settings, maybe: tuple[Span, ...] = ()) -> Score:
