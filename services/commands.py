@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _serve(
             pipeline or Pipeline(settings),
             haptics,
             clock=clock or Clock(),
-            on_board=lambda problem: screen.note(f"board: {problem or 'ok'}"),
+            on_board=lambda problem: shown.do(partial(screen.note, f"board: {problem or 'ok'}")),
         )
         if settings.mqtt.enabled or not simulated:
             stack.enter_context(_only_one(settings.wearer.id))

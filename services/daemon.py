@@ -1,11 +1,13 @@
 """The loop: read the port, follow the signal, feed the sinks; and stop cleanly, motor first."""
 
+import contextlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import date
+from functools import partial
 from typing import Protocol
 
 from firmware_bridge.bridge import WAITING, Bridge
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _REOPEN_AFTER_S = 10.0
 _MOST_WAITING = 2000
+_GOODBYE_S = 2.0
 
 
 class Sink(Protocol):
@@ -35,25 +38,30 @@ class Threaded:
 
     def __init__(self, sink: Sink, name: str) -> None:
         self._sink = sink
-        self._queue: queue.Queue[Message | None] = queue.Queue(_MOST_WAITING)
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def accept(self, message: Message) -> None:
         """Hand a message over."""
-        if not self._queue.full():
-            self._queue.put_nowait(message)
+        self.do(partial(self._sink.accept, message))
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Hand over something else that may take its time, to be done in its turn."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(call)
 
     def close(self) -> None:
-        """Wait until everything has been taken."""
-        self._queue.put(None)
-        self._thread.join()
+        """Wait until everything has been taken, but not for a sink that is stuck."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_GOODBYE_S)
+        self._thread.join(_GOODBYE_S)
 
     def _run(self) -> None:
-        while (message := self._queue.get()) is not None:
+        while (call := self._queue.get()) is not None:
             try:
-                self._sink.accept(message)
-            except Exception:
+                call()
+            except BaseException:  # rich turns a broken pipe into SystemExit
                 log.exception("%s failed", self._thread.name)
 
 
@@ -102,9 +110,11 @@ class Service:
             self._haptics.off()
             self._tell(self._pipeline.finish())
         finally:
-            self._haptics.close()
-            self._port.write(self._bridge.board.stop)
-            self._port.close()
+            try:
+                self._haptics.close()
+            finally:
+                self._port.write(self._bridge.board.stop)
+                self._port.close()
 
     def _round(self, data: bytes) -> None:
         now_s = time.monotonic()

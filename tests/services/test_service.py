@@ -249,13 +249,30 @@ def test_a_slow_sink_never_holds_the_loop_up() -> None:
     assert taken[:2000] == sent[:2000]
 
 
-def test_a_sink_that_fails_once_gets_the_next_message(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sink_that_is_stuck_does_not_hold_the_end_up() -> None:
+    go_on = threading.Event()
+
+    class Stuck:
+        def accept(self, message: Message) -> None:
+            go_on.wait(20)
+
+    stuck = Threaded(Stuck(), "stuck")
+    for k in range(2500):
+        stuck.accept(shrug("started", float(k), 0.0))
+    began_s = time.monotonic()
+    stuck.close()
+    assert time.monotonic() - began_s < 5
+    go_on.set()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not now"), SystemExit(1)])
+def test_a_sink_that_fails_once_gets_the_next_message(caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
     taken: list[float] = []
 
     class Moody:
         def accept(self, message: Message) -> None:
             if message.at_s == 1.0:
-                raise RuntimeError("not now")
+                raise error
             taken.append(message.at_s)
 
     sink = Threaded(Moody(), "moody")
