@@ -131,6 +131,8 @@ def _serve(
     bridge = bridge or Bridge(_board(settings), settings.board.channels)
     with contextlib.ExitStack() as stack:
         stack.callback(screen.close)
+        if settings.mqtt.enabled or not simulated:  # before the motor: its pin may be another service's
+            stack.enter_context(_only_one(settings.wearer.id))
         if isinstance(screen, LiveScreen):
             stack.enter_context(_log_to(ScreenLog(screen)))
         shown = Threaded(screen, "screen")
@@ -145,8 +147,6 @@ def _serve(
             clock=clock or Clock(),
             on_board=lambda problem: shown.do(partial(screen.note, f"board: {problem or 'ok'}")),
         )
-        if settings.mqtt.enabled or not simulated:
-            stack.enter_context(_only_one(settings.wearer.id))
         screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
         if settings.mqtt.enabled:
             _add_mqtt(settings, service, screen, stack)
@@ -190,6 +190,10 @@ def _board(settings: Settings) -> Any:
     return board
 
 
+class _RunsAlreadyError(SettingsError):
+    """The wearer has a service."""
+
+
 @contextlib.contextmanager
 def _only_one(wearer: str) -> Iterator[None]:
     """Hold the wearer's lock: two services for one wearer would throw each other off the broker for ever."""
@@ -198,7 +202,9 @@ def _only_one(wearer: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise SettingsError(f"wearer.id: another unshrug runs for {wearer!r}; expected one per wearer") from None
+            raise _RunsAlreadyError(
+                f"wearer.id: another unshrug runs for {wearer!r}; expected one per wearer"
+            ) from None
         yield
 
 
@@ -214,15 +220,21 @@ def _log_to(handler: logging.Handler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """Turn Ctrl-C, SIGTERM and a closed terminal into an event; a second signal ends at once."""
+    """Turn Ctrl-C, Ctrl-\\, Ctrl-Z, SIGTERM and a closed terminal into an event; a second signal ends at once.
+
+    Ctrl-Z ends too: a stopped program could not stop its motor.
+    """
     stop = threading.Event()
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        numbers.remove(signal.SIGHUP)
 
     def handle(number: int, _: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:
@@ -362,18 +374,25 @@ def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
         yield "FAIL", "settings", str(error)
     yield _check_port(settings)
     yield _check_broker(settings)
-    try:
-        haptics = Haptics(settings.motor)
-        haptics.close()
-        yield "warn" if haptics.simulated else "ok", "motor", haptics.name
-    except Exception as error:
-        yield "FAIL", "motor", f"{error}"
+    yield _check_motor(settings)
     synchronized = Path("/run/systemd/timesync/synchronized").exists()
     yield (
         ("ok", "clock", "synchronized")
         if synchronized
         else ("warn", "clock", "not known to be synchronized; times may be off until it is")
     )
+
+
+def _check_motor(settings: Settings) -> tuple[str, str, str]:
+    try:
+        with _only_one(settings.wearer.id):
+            haptics = Haptics(settings.motor)
+            haptics.close()
+    except _RunsAlreadyError:
+        return "ok", "motor", "in use by the running service"
+    except (SettingsError, OSError) as error:
+        return "FAIL", "motor", str(error)
+    return "warn" if haptics.simulated else "ok", "motor", haptics.name
 
 
 def _check_port(settings: Settings) -> tuple[str, str, str]:

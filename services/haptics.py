@@ -13,7 +13,7 @@ import gpiozero
 from gpiozero.pins.mock import MockFactory, MockPWMPin
 
 from services.messages import PATTERNS, Cue, Message, Pattern
-from services.settings import MotorSettings
+from services.settings import MotorSettings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ class Haptics:
 
     While it plays, `alive` must be called again and again: it says that fresh samples keep coming and that the loop
     runs. 150 ms without it, or `off`, and the motor stands still. Without GPIO, or with `simulated`, gpiozero's mock
-    pins stand in for it. `on_change` hears the drive, 0 to 1, each time it changes.
+    pins stand in for it. `on_change` hears the drive, 0 to 1, each time it changes. Raises SettingsError for GPIO
+    that is there and cannot drive the motor.
     """
 
     def __init__(
@@ -154,9 +155,13 @@ def _open(settings: MotorSettings, *, simulated: bool) -> tuple[Any, str]:
             warnings.simplefilter("ignore")  # each library that is not there; the one in use is named below
             try:
                 return _device(settings, None)
-            except (gpiozero.BadPinFactory, OSError) as error:
+            except gpiozero.BadPinFactory as error:
                 log.warning("no GPIO on this machine, the motor is only simulated (%s)", error)
                 factory = MockFactory(pin_class=MockPWMPin)
+            except gpiozero.PinPWMUnsupported:
+                raise SettingsError("motor: no library for PWM on this machine's GPIO; pip install lgpio") from None
+            except Exception as error:  # each GPIO library has errors of its own, such as lgpio's "GPIO busy"
+                raise SettingsError(f"motor.pin: GPIO{settings.pin} cannot be had: {error}") from None
     return _device(settings, factory)
 
 

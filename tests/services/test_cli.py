@@ -389,7 +389,10 @@ def test_a_second_service_for_the_same_wearer_is_refused(tmp_path: Path) -> None
     assert first.stdout
     assert "motor" in first.stdout.readline()
     second = unshrug("run", "--config", config)
+    checked = unshrug("check", "--config", config)
     first.terminate()
     first.communicate()
     assert (first.returncode, second.returncode) == (0, 1)
     assert second.stderr.splitlines()[-1].startswith("unshrug: wearer.id: another unshrug runs for 'only-one'")
+    assert "motor" not in second.stdout, "the pin is the first service's"
+    assert "in use by the running service" in checked.stdout

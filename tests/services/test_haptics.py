@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 from gpiozero import PWMOutputDevice
-from gpiozero.pins.mock import MockFactory
+from gpiozero.pins.mock import MockFactory, MockPin
 
 from services.haptics import Haptics
 from services.messages import Cue, Outcome, Pattern
-from services.settings import MotorSettings
+from services.settings import MotorSettings, SettingsError
 from tests.services.conftest import eventually
 
 VIBRATION = MotorSettings()
@@ -269,3 +269,14 @@ def test_a_pin_that_cannot_be_written_for_a_moment_does_not_leave_the_motor_on(
         assert given_back or pin.state == 0
     haptics.close()
     assert pin.function == "input"
+
+
+def test_gpio_that_cannot_drive_the_motor_is_said_in_a_sentence(pins: MockFactory) -> None:
+    pins.pin_class = MockPin  # as without lgpio: it cannot do PWM
+    with pytest.raises(SettingsError, match=r"motor: no library for PWM .*; pip install lgpio"):
+        Haptics(VIBRATION)
+
+
+def test_a_pin_that_is_taken_is_named(pins: MockFactory) -> None:
+    with motor(VIBRATION, Felt()), pytest.raises(SettingsError, match=r"motor\.pin: GPIO18 cannot be had: .*in use"):
+        Haptics(VIBRATION)

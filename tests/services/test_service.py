@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -301,7 +302,10 @@ def program(*arguments: object) -> Iterator[Running]:
         running.close()
 
 
-def test_sigterm_in_the_middle_of_a_cue_ends_motor_and_program_and_says_goodbye(tmp_path: Path, broker: Broker) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP])
+def test_a_signal_in_the_middle_of_a_cue_ends_motor_and_program_and_says_goodbye(
+    tmp_path: Path, broker: Broker, number: signal.Signals
+) -> None:
     with (
         PtyBoard(stream(), speed=SPEED) as board,
         listening(broker.port, "unshrug/terminated") as listener,
@@ -310,7 +314,7 @@ def test_sigterm_in_the_middle_of_a_cue_ends_motor_and_program_and_says_goodbye(
         listener.wait_for("status", lambda heard: heard.payload == "online")
         service.wait_for("motor ON 60%")
         asked_s = time.monotonic()
-        service.process.send_signal(signal.SIGTERM)
+        service.process.send_signal(number)
         service.wait_for("motor off")
         assert time.monotonic() - asked_s < 0.25
         assert service.end(3.0) == 0
@@ -347,6 +351,20 @@ def test_a_program_without_a_board_names_the_problem_and_keeps_trying_until_a_si
         service.process.send_signal(number)
         assert service.end(3.0) == 0
     assert "Traceback" not in service.text
+
+
+def test_a_closed_terminal_does_not_end_what_was_started_to_outlive_it(tmp_path: Path) -> None:
+    path = tmp_path / "unshrug.toml"
+    path.write_text('[wearer]\nid = "nohup"\n[mqtt]\nenabled = false\n')
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; a child inherits it
+    try:
+        with program("run", "--config", path, "--port", "/dev/does-not-exist") as service:
+            service.wait_for("not there; is the board plugged in?")
+            service.process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                service.process.wait(0.5)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_levels_that_do_not_fit_the_board_end_the_program_with_a_sentence(tmp_path: Path, broker: Broker) -> None:
