@@ -35,7 +35,7 @@ class Bridge:
     """
 
     def __init__(self, board: Board, channels: tuple[str, ...] = (), *, check_rate: bool = True) -> None:
-        self._check_rate = check_rate
+        self.check_rate = check_rate
         self.board = board
         self.counts = Counts()
         self.signal: Signal | None = None
@@ -94,7 +94,7 @@ class Bridge:
             return "the board is silent"
         if self._kind_problem or self._shape_problem:
             return self._kind_problem or self._shape_problem
-        if not self._check_rate:
+        if not self.check_rate:
             return None
         measured, nominal = self._timeline.measured_hz, self._timeline.rate_hz
         if measured is not None and abs(measured / nominal - 1) > _RATE_TOLERANCE:

@@ -10,6 +10,7 @@ from datetime import date
 from functools import partial
 from typing import Protocol
 
+from firmware_bridge.blocks import SampleBlock
 from firmware_bridge.bridge import WAITING, Bridge
 from firmware_bridge.port import Port
 from services.clock import BoardClock, Clock
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 _REOPEN_AFTER_S = 10.0
 _MOST_WAITING = 2000
 _GOODBYE_S = 2.0
+_LATE_S = 0.5  # data that arrive this much later than others are not of now
 
 
 class Sink(Protocol):
@@ -89,6 +91,8 @@ class Service:
         self._haptics = haptics
         self._clock = clock
         self._board_clock = BoardClock()
+        # It remembers a second or two: in that, a board of the slowest rate that is let pass is not yet late.
+        self._arrivals = BoardClock(bucket_s=1.0)
         self._on_board = on_board
         self._connections = 0
         self._problem: str | None = "not connected yet"
@@ -124,14 +128,24 @@ class Service:
         self._port.write(self._bridge.command(now_s))
         blocks = self._bridge.feed(data, now_s)
         self._watch(now_s)
-        if blocks and self._problem is None:
-            self._haptics.alive()
         for block in blocks:
             self._board_clock.see(block.end / block.signal.rate_hz, self._clock.mono())
+            fresh = self._is_fresh(block)
+            if fresh and self._problem is None:
+                self._haptics.alive()
+            self._pipeline.fresh(yes=fresh)
             self._tell(self._pipeline.process(block))
         if date.today() != self._today:
             self._today = date.today()
             self._pipeline.new_day()
+
+    def _is_fresh(self, block: SampleBlock) -> bool:
+        """Say whether a block is of now: what waited while this process stood still is not; a recording always is."""
+        if not self._bridge.check_rate:
+            return True
+        at_s, now_s = block.end / block.signal.rate_hz, self._clock.mono()
+        self._arrivals.see(at_s, now_s)
+        return now_s - self._arrivals.mono(at_s) <= _LATE_S
 
     def _watch(self, now_s: float) -> None:
         """Follow the board's state; stop the motor and tell everybody when it changes."""

@@ -73,6 +73,10 @@ class Pipeline:
             yield from session.begin(given, self._problem)
         yield from session.process(block)
 
+    def fresh(self, *, yes: bool) -> None:
+        """Note whether the blocks that come next are of now; there are no cues on others."""
+        self._coach.fresh(yes=yes)
+
     def board(self, problem: str | None, at_s: float = 0.0) -> Iterator[Message]:
         """Note that the board works (None) or what is wrong with it, at a time on its clock."""
         if problem != self._problem:

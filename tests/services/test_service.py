@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from gpiozero.pins.mock import MockFactory
 
+from dsp.chain import Levels
 from dsp.filters import SignalError
 from firmware_bridge.boards import BOARDS
 from firmware_bridge.bridge import Bridge
@@ -68,16 +69,16 @@ class Motor:
 class Rig:
     """A service with a collecting sink and a motor on mock pins; `cable` is the port, whatever board it leads to."""
 
-    def __init__(self, cable: Path, settings: Settings = CALIBRATED) -> None:
+    def __init__(self, cable: Path, settings: Settings = CALIBRATED, speed: float = SPEED) -> None:
         self.motor = Motor()
         self.collector = Collector()
         self.problems: list[str | None] = []
         self.service = Service(
             Port(str(cable), 115200),
-            Bridge(BOARDS["unshrug"], ("left", "right"), check_rate=False),
+            Bridge(BOARDS["unshrug"], ("left", "right"), check_rate=speed == 1),
             Pipeline(settings),
             Haptics(settings.motor, on_change=self.motor),
-            clock=Clock(SPEED),
+            clock=Clock(speed),
             on_board=self.problems.append,
         )
         self.service.sinks.append(self.collector)
@@ -195,6 +196,31 @@ def test_a_board_that_falls_silent_stops_the_motor(pins: MockFactory, cable: Cal
             assert isinstance(down, WearerState)
             assert down.board_problem == "the board is silent"
     assert rig.motor.drives == [0.6, 0.0], "the pattern's other pulse must not come"
+
+
+@pytest.mark.parametrize(("stall_s", "outcome"), [(0.0, "given"), (1.5, "suppressed")])
+def test_there_is_no_cue_on_what_waited_while_the_program_stood_still(
+    pins: MockFactory, cable: Callable[[PtyBoard], Path], stall_s: float, outcome: str
+) -> None:
+    class Stall:
+        def accept(self, message: Message) -> None:
+            if isinstance(message, Levels) and message.at_s == pytest.approx(3.5):
+                time.sleep(stall_s)
+
+    # The cue falls due at 4 s; by the time that the program goes on, the wearer has relaxed.
+    day = (replace(REST, seconds=1), replace(SHRUG, seconds=3.6), replace(REST, seconds=600))
+    settings = replace(
+        CALIBRATED, shrug=replace(CALIBRATED.shrug, held_s=3.0), cue=replace(CALIBRATED.cue, grace_s=0.0)
+    )
+    with PtyBoard(stream(*day), patient=True) as board:
+        rig = Rig(cable(board), settings, speed=1.0)
+        rig.service.sinks.append(Stall())
+        with rig.running():
+            at = rig.collector.wait_for(lambda m: isinstance(m, Cue))
+            cue = rig.collector.messages[at]
+    assert isinstance(cue, Cue)
+    assert cue.outcome == outcome
+    assert bool(rig.motor.drives) == (outcome == "given")
 
 
 def test_the_motor_is_off_and_its_pin_free_when_the_loop_fails(
