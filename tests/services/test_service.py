@@ -396,7 +396,8 @@ def test_a_closed_terminal_does_not_end_what_was_started_to_outlive_it(tmp_path:
 def test_levels_that_do_not_fit_the_board_end_the_program_with_a_sentence(tmp_path: Path, broker: Broker) -> None:
     with PtyBoard(stream(replace(REST, seconds=60))) as board:
         path = config(tmp_path, board, broker.port, "misfit")
-        path.write_text(path.read_text().replace("rest_uv = 2.5", "rest_uv = [2.5, 2.5, 2.5]"))
+        unnamed = path.read_text().replace('channels = ["left", "right"]\n', "")
+        path.write_text(unnamed.replace("rest_uv = 2.5", "rest_uv = [2.5, 2.5, 2.5]"))
         with program("run", "--config", path) as service:
             assert service.end(20.0) == 1
     assert "unshrug: calibration.rest_uv: 3 levels for 2 channels; expected 1 or 2" in service.text
