@@ -13,6 +13,7 @@ from services.settings import MqttSettings
 
 _LOOPBACK = "127.0.0.1"
 _START_S = 5.0
+_END_S = 2.0
 
 
 class BrokerError(Exception):
@@ -33,7 +34,11 @@ class Broker:
         """Stop the broker if it is ours."""
         if self._child is not None:
             self._child.terminate()
-            self._child.wait()
+            try:
+                self._child.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._child = None
 
