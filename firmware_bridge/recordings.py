@@ -75,6 +75,8 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
 
     Raises RecordingError for a file that is missing, empty, of an unknown format or not described well enough.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe can be read only once
+        raise RecordingError(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
             head = file.read(4096)

@@ -247,6 +247,8 @@ def analyze(options: argparse.Namespace) -> int:
     from services.analysis import analyze as analyze_recording
 
     results, failed = [], False
+    if options.out is not None and options.out.resolve() in [path.resolve() for path in options.recordings]:
+        raise RecordingError(f"{options.out}: --out would overwrite the recording; expected another file")
     for path in options.recordings:
         try:
             settings, recording, calibration = _prepare(options, path)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,11 @@ def test_binary_file_is_refused(write: Write, content: bytes) -> None:
 def test_binary_data_without_a_zero_are_refused(write: Write) -> None:
     data = np.random.default_rng(1).integers(1, 256, 20_000).astype(np.uint8).tobytes()
     assert error_of(write(data), UV_1K)
+
+
+def test_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert error_of(tmp_path / "pipe", UV_1K) == "not a regular file"
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def mistake(code: int, words: str, done: subprocess.CompletedProcess[str]) -> No
         (("analyze", "x.csv", "--adc-bits", "99"), "argument --adc-bits"),
         (("demo", "--seconds", "-1"), "argument --seconds: -1: expected a number above 0"),
         (("run", "--speed", "2"), "unrecognized arguments: --speed 2"),
+        (("replay", "x.csv", "--speed", "0.005"), "argument --speed: 0.005: expected 0.1 or more"),
     ],
 )
 def test_wrong_use_is_2_and_says_what_was_expected(arguments: tuple[str, ...], words: str, called: Run) -> None:
@@ -334,6 +335,12 @@ def test_out_writes_to_a_file_and_nothing_to_the_terminal(session: Path, tmp_pat
     done = called("analyze", session, *AS_UV, "--format", "json", "--out", out)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert json.loads(out.read_text(encoding="utf-8"))["schema"] == "unshrug.analysis/1"
+
+
+def test_out_never_overwrites_the_recording(session: Path, called: Run) -> None:
+    before = session.read_bytes()
+    mistake(1, r"--out would overwrite the recording", called("analyze", session, *AS_UV, "--out", session))
+    assert session.read_bytes() == before
 
 
 def test_an_out_file_that_cannot_be_written_is_1_and_one_line(session: Path, tmp_path: Path, called: Run) -> None:
