@@ -162,6 +162,7 @@ def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: conte
         log.warning("%s; cues go on without MQTT", error)
         return
     stack.callback(broker.close)
+    service.chores.append(broker.revive)
     contract = Contract(settings, service.stamp)
     sink = MqttSink(settings.mqtt, contract, broker)
     stack.callback(sink.close)

@@ -85,6 +85,7 @@ class Service:
         on_board: Callable[[str | None], None] = lambda problem: None,
     ) -> None:
         self.sinks: list[Sink] = []
+        self.chores: list[Callable[[], None]] = []  # what is to be looked after in each round, in the main thread
         self._port = port
         self._bridge = bridge
         self._pipeline = pipeline
@@ -109,6 +110,8 @@ class Service:
             while True:
                 data = self._port.read()
                 self._round(data)
+                for chore in self.chores:
+                    chore()
                 if done(data):
                     break
             self._haptics.off()

@@ -64,6 +64,22 @@ def test_a_broker_that_does_not_answer_any_more_is_ended_all_the_same() -> None:
     assert brokers_of(port) == []
 
 
+def test_our_broker_is_started_again_when_it_dies() -> None:
+    port = free_port()
+    broker = find_broker(MqttSettings(port=port))
+    (child,) = brokers_of(port)
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: not answers(LOOPBACK, port))
+
+    def back() -> bool | None:
+        broker.revive()
+        return answers(LOOPBACK, port)
+
+    eventually(back)
+    broker.close()
+    assert brokers_of(port) == []
+
+
 def test_a_broker_that_runs_is_used_and_left_running() -> None:
     port = free_port()
     first = find_broker(MqttSettings(port=port))
