@@ -35,7 +35,7 @@ class Bridge:
     """
 
     def __init__(self, board: Board, channels: tuple[str, ...] = (), *, check_rate: bool = True) -> None:
-        self._check_rate = check_rate
+        self.check_rate = check_rate
         self.board = board
         self.counts = Counts()
         self.signal: Signal | None = None
@@ -44,6 +44,7 @@ class Bridge:
         self._timeline = Timeline(board.rate_hz or 0.0)
         self._kind_problem: str | None = None
         self._shape_problem: str | None = None
+        self._rate_problem: str | None = None
         self._connect(0.0)
 
     def _connect(self, now_s: float) -> None:
@@ -94,12 +95,19 @@ class Bridge:
             return "the board is silent"
         if self._kind_problem or self._shape_problem:
             return self._kind_problem or self._shape_problem
-        if not self._check_rate:
+        if not self.check_rate:
             return None
+        return self._rate()
+
+    def _rate(self) -> str | None:
+        """Say that the rate is wrong, in the same words for as long as it is: each change is a line in the log."""
         measured, nominal = self._timeline.measured_hz, self._timeline.rate_hz
-        if measured is not None and abs(measured / nominal - 1) > _RATE_TOLERANCE:
-            return f"the board sends {measured:.0f} samples/s; expected {nominal:g} (board.rate_hz)"
-        return None
+        if measured is None or abs(measured / nominal - 1) <= _RATE_TOLERANCE:
+            self._rate_problem = None
+        elif self._rate_problem is None:
+            about = float(f"{measured:.2g}")
+            self._rate_problem = f"the board sends about {about:g} samples/s; expected {nominal:g} (board.rate_hz)"
+        return self._rate_problem
 
     def stale_s(self, now_s: float) -> float:
         """Return for how long no sample has come."""

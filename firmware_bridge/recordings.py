@@ -26,6 +26,7 @@ _TIME_COLUMN = re.compile(
     r"(?:t|time|timestamp|elapsed)?[ _(\[]*(s|sec|seconds|ms|millis|us|micros)?[)\]]?", re.IGNORECASE
 )
 _TICKS_S = {"ms": 1e-3, "millis": 1e-3, "us": 1e-6, "micros": 1e-6}
+_COARSE = 0.02  # where mean and median step differ by more, neither is the rate
 _MOST_LOST_S = 3600.0  # a longer jump of a time column is a mistake, not a gap
 
 
@@ -74,6 +75,8 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
 
     Raises RecordingError for a file that is missing, empty, of an unknown format or not described well enough.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe can be read only once
+        raise RecordingError(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -251,6 +254,11 @@ def _rate_of(clock: _Table, tick_s: float) -> float:
     step = float(np.nanmedian(steps)) if np.isfinite(steps).any() else 0.0
     if not step > 0:
         raise RecordingError(f"{clock.path}: column {clock.names[0]} does not advance; expected --rate HZ")
+    near = steps[steps < 2.5 * step]
+    if (steps > 0).all() and abs(
+        float(near.mean()) / step - 1
+    ) > _COARSE:  # such as 600 Hz in whole milliseconds: 2, 2, 1, 2, 2, 1
+        raise RecordingError(f"{clock.path}: column {clock.names[0]} is too coarse or uneven; expected --rate HZ")
     rate = 1 / step
     return float(round(rate)) if abs(rate - round(rate)) < 0.002 * rate else rate
 

@@ -1,18 +1,24 @@
 """Find a broker, or start Mosquitto for ourselves."""
 
 import contextlib
+import logging
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from services.settings import MqttSettings
 
 _LOOPBACK = "127.0.0.1"
 _START_S = 5.0
+_END_S = 2.0
+_AGAIN_S = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class BrokerError(Exception):
@@ -22,18 +28,42 @@ class BrokerError(Exception):
 class Broker:
     """Where to connect. A Mosquitto that was started here ends with `close`, and with this process in any case."""
 
-    def __init__(self, host: str, port: int, child: subprocess.Popen[bytes] | None = None, folder: str = "") -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        start: Callable[[], subprocess.Popen[bytes]] | None = None,
+        folder: str = "",
+    ) -> None:
         self.host = host
         self.port = port
-        self.is_child = child is not None
-        self._child = child
+        self.is_child = start is not None
+        self._start = start
+        self._child = start() if start else None
+        self._started_s = time.monotonic()
         self._folder = folder
+
+    def is_dead(self) -> bool:
+        """Say whether the broker is ours and has ended."""
+        return self._child is not None and self._child.poll() is not None
+
+    def revive(self) -> None:
+        """Start the broker again if it is ours and has died; from the main thread, every now and then."""
+        if self._start and self.is_dead() and time.monotonic() - self._started_s > _AGAIN_S:
+            log.warning("our MQTT broker ended; it is started again")
+            self._started_s = time.monotonic()
+            with contextlib.suppress(OSError):
+                self._child = self._start()
 
     def close(self) -> None:
         """Stop the broker if it is ours."""
         if self._child is not None:
             self._child.terminate()
-            self._child.wait()
+            try:
+                self._child.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._child = None
 
@@ -85,17 +115,20 @@ def _start(program: str, port: int) -> Broker:
     if dies_with_parent := shutil.which("setpriv"):
         command = [dies_with_parent, "--pdeathsig", "TERM", *command]
     said = Path(folder, "stderr.txt")
-    with said.open("wb") as stderr:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            start_new_session=True,  # Ctrl-C is for us; the broker has to carry our goodbye
-        )
-    broker = Broker(_LOOPBACK, port, child, folder)
+
+    def start() -> subprocess.Popen[bytes]:
+        with said.open("wb") as stderr:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,  # Ctrl-C is for us; the broker has to carry our goodbye
+            )
+
+    broker = Broker(_LOOPBACK, port, start, folder)
     until = time.monotonic() + _START_S
-    while child.poll() is None and time.monotonic() < until:
+    while not broker.is_dead() and time.monotonic() < until:
         if answers(_LOOPBACK, port):
             return broker
         time.sleep(0.02)

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     replay = commands.add_parser("replay", help="play a recording as a board, through the same bytes and pipeline")
     replay.add_argument("recording", type=Path, metavar="RECORDING")
-    replay.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="times as fast as life (default 1)")
+    replay.add_argument("--speed", type=_speed, default=1.0, metavar="X", help="times as fast as life (default 1)")
     replay.add_argument("--mqtt", action="store_true", help="publish too, below unshrug/replay")
     _recording(replay)
 
@@ -121,6 +121,13 @@ def _positive(text: str) -> float:
         value = 0.0
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return value
+
+
+def _speed(text: str) -> float:
+    value = _positive(text)
+    if value < 0.1:  # slower, and the board counts as silent between two samples
+        raise argparse.ArgumentTypeError(f"{text}: expected 0.1 or more")
     return value
 
 

@@ -30,13 +30,14 @@ class BoardClock:
     seconds count because a board's clock drifts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bucket_s: float = _BUCKET_S) -> None:
+        self._bucket_s = bucket_s
         self._buckets: list[tuple[float, float]] = []
 
     def see(self, board_s: float, mono_s: float) -> None:
         """Note that the sample at `board_s` had arrived at `mono_s`."""
         offset = mono_s - board_s
-        if not self._buckets or mono_s - self._buckets[-1][0] > _BUCKET_S:
+        if not self._buckets or mono_s - self._buckets[-1][0] > self._bucket_s:
             self._buckets = [*self._buckets[-1:], (mono_s, offset)]
         elif offset < self._buckets[-1][1]:
             self._buckets[-1] = (self._buckets[-1][0], offset)

@@ -1,4 +1,4 @@
-"""When to cue: a pure function of events and time. The README says what it promises the wearer."""
+"""When to cue: it follows from events and time alone. The README says what it promises the wearer."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from dsp.detect import Shrug
 from dsp.quality import Quality
 from services.messages import Cue, Pattern
 from services.settings import CueSettings
+
+_AGAIN_S = 1.0  # a cue that bad or late data forbid is tried again after this
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class Coach:
         self._given: deque[float] = deque(maxlen=max(settings.per_day, settings.per_hour, 1))
         self._escalate_s: float | None = None
         self._board_ok = True
+        self._fresh = True
 
     def new_signal(self) -> None:
         """Forget what is known of the channels; the caps and the last cue stay."""
@@ -53,6 +56,10 @@ class Coach:
         if not ok:
             self._held.clear()
             self._escalate_s = None
+
+    def fresh(self, *, yes: bool) -> None:
+        """Note whether the data are of now: after a stall the wearer may long have relaxed."""
+        self._fresh = yes
 
     def quality(self, quality: Quality) -> None:
         """Note what a channel's signal is worth."""
@@ -97,10 +104,12 @@ class Coach:
             self._capped[channel] = shrug.end_s
         if not any(h.on and h.escalates for h in self._held.values()):
             self._escalate_s = None
-        if not was_on or held.cued or shrug.truncated:
+        if not was_on or held.cued or shrug.long:  # what the cap cuts goes on
             return []
         if held.waited_for:
             return [Cue(shrug.at_s, "suppressed", channel, held.start_s, reason=held.waited_for)]
+        if shrug.truncated:
+            return []
         return [Cue(shrug.at_s, "self_corrected", channel, held.start_s)]
 
     def _due(self, channel: int, held: _Held, at_s: float) -> list[Cue]:
@@ -108,7 +117,11 @@ class Coach:
         if last is not None and at_s < last + self._settings.refractory_s:
             held.due_s, held.waited_for, held.late = last + self._settings.refractory_s, "refractory", False
             return []
-        reason = self._hindrance(at_s, channel)
+        reason = self._passing(channel)
+        if reason:
+            held.due_s, held.waited_for, held.late = at_s + _AGAIN_S, reason, False
+            return []
+        reason = self._hindrance(at_s)
         if reason:
             held.cued = True
             return [Cue(at_s, "suppressed", channel, held.start_s, reason=reason)]
@@ -121,7 +134,7 @@ class Coach:
     def _escalate(self, on: tuple[bool, ...]) -> list[Cue]:
         at_s, self._escalate_s = self._escalate_s, None
         still = [c for c, held in sorted(self._held.items()) if held.on and held.escalates and on[c]]
-        if at_s is None or not still or self._hindrance(at_s, still[0]):
+        if at_s is None or not still or self._passing(still[0]) or self._hindrance(at_s):
             return []
         return [self._give(at_s, still[0], self._held[still[0]], "escalation")]
 
@@ -129,14 +142,18 @@ class Coach:
         self._given.append(at_s)
         return Cue(at_s, "given", channel, held.start_s, pattern=pattern)
 
-    def _hindrance(self, at_s: float, channel: int) -> str | None:
-        """Say why there must be no cue now, None if there may be one."""
+    def _passing(self, channel: int) -> str | None:
+        """Say what forbids a cue now and may be over in a moment, None if nothing does."""
+        if channel in self._bad:
+            return f"bad signal: {', '.join(self._bad[channel])}"
+        return None if self._fresh else "late data"
+
+    def _hindrance(self, at_s: float) -> str | None:
+        """Say what forbids a cue for this shrug, None if nothing does."""
         if not self._settings.enabled:
             return "cues are off"
         if not self._board_ok:
             return "no board"
-        if channel in self._bad:
-            return f"bad signal: {', '.join(self._bad[channel])}"
         for most, seconds in ((self._settings.per_hour, 3600), (self._settings.per_day, 86400)):
             if sum(at_s - given < seconds for given in self._given) >= most:
                 return f"{most} cues in {seconds // 3600} h"

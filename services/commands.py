@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,8 @@ def _serve(
     bridge = bridge or Bridge(_board(settings), settings.board.channels)
     with contextlib.ExitStack() as stack:
         stack.callback(screen.close)
+        if settings.mqtt.enabled or not simulated:  # before the motor: its pin may be another service's
+            stack.enter_context(_only_one(settings.wearer.id))
         if isinstance(screen, LiveScreen):
             stack.enter_context(_log_to(ScreenLog(screen)))
         shown = Threaded(screen, "screen")
@@ -142,10 +145,8 @@ def _serve(
             pipeline or Pipeline(settings),
             haptics,
             clock=clock or Clock(),
-            on_board=lambda problem: screen.note(f"board: {problem or 'ok'}"),
+            on_board=lambda problem: shown.do(partial(screen.note, f"board: {problem or 'ok'}")),
         )
-        if settings.mqtt.enabled or not simulated:
-            stack.enter_context(_only_one(settings.wearer.id))
         screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
         if settings.mqtt.enabled:
             _add_mqtt(settings, service, screen, stack)
@@ -161,6 +162,7 @@ def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: conte
         log.warning("%s; cues go on without MQTT", error)
         return
     stack.callback(broker.close)
+    service.chores.append(broker.revive)
     contract = Contract(settings, service.stamp)
     sink = MqttSink(settings.mqtt, contract, broker)
     stack.callback(sink.close)
@@ -189,6 +191,10 @@ def _board(settings: Settings) -> Any:
     return board
 
 
+class _RunsAlreadyError(SettingsError):
+    """The wearer has a service."""
+
+
 @contextlib.contextmanager
 def _only_one(wearer: str) -> Iterator[None]:
     """Hold the wearer's lock: two services for one wearer would throw each other off the broker for ever."""
@@ -197,7 +203,9 @@ def _only_one(wearer: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise SettingsError(f"wearer.id: another unshrug runs for {wearer!r}; expected one per wearer") from None
+            raise _RunsAlreadyError(
+                f"wearer.id: another unshrug runs for {wearer!r}; expected one per wearer"
+            ) from None
         yield
 
 
@@ -213,15 +221,21 @@ def _log_to(handler: logging.Handler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """Turn Ctrl-C, SIGTERM and a closed terminal into an event; a second signal ends at once."""
+    """Turn Ctrl-C, Ctrl-\\, Ctrl-Z, SIGTERM and a closed terminal into an event; a second signal ends at once.
+
+    Ctrl-Z ends too: a stopped program could not stop its motor.
+    """
     stop = threading.Event()
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        numbers.remove(signal.SIGHUP)
 
     def handle(number: int, _: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:
@@ -234,6 +248,8 @@ def analyze(options: argparse.Namespace) -> int:
     from services.analysis import analyze as analyze_recording
 
     results, failed = [], False
+    if options.out is not None and options.out.resolve() in [path.resolve() for path in options.recordings]:
+        raise RecordingError(f"{options.out}: --out would overwrite the recording; expected another file")
     for path in options.recordings:
         try:
             settings, recording, calibration = _prepare(options, path)
@@ -370,18 +386,25 @@ def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
         yield "FAIL", "settings", str(error)
     yield _check_port(settings)
     yield _check_broker(settings)
-    try:
-        haptics = Haptics(settings.motor)
-        haptics.close()
-        yield "warn" if haptics.simulated else "ok", "motor", haptics.name
-    except Exception as error:
-        yield "FAIL", "motor", f"{error}"
+    yield _check_motor(settings)
     synchronized = Path("/run/systemd/timesync/synchronized").exists()
     yield (
         ("ok", "clock", "synchronized")
         if synchronized
         else ("warn", "clock", "not known to be synchronized; times may be off until it is")
     )
+
+
+def _check_motor(settings: Settings) -> tuple[str, str, str]:
+    try:
+        with _only_one(settings.wearer.id):
+            haptics = Haptics(settings.motor)
+            haptics.close()
+    except _RunsAlreadyError:
+        return "ok", "motor", "in use by the running service"
+    except (SettingsError, OSError) as error:
+        return "FAIL", "motor", str(error)
+    return "warn" if haptics.simulated else "ok", "motor", haptics.name
 
 
 def _check_port(settings: Settings) -> tuple[str, str, str]:

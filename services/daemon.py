@@ -1,13 +1,16 @@
 """The loop: read the port, follow the signal, feed the sinks; and stop cleanly, motor first."""
 
+import contextlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import date
+from functools import partial
 from typing import Protocol
 
+from firmware_bridge.blocks import SampleBlock
 from firmware_bridge.bridge import WAITING, Bridge
 from firmware_bridge.port import Port
 from services.clock import BoardClock, Clock
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _REOPEN_AFTER_S = 10.0
 _MOST_WAITING = 2000
+_GOODBYE_S = 2.0
+_LATE_S = 0.5  # data that arrive this much later than others are not of now
 
 
 class Sink(Protocol):
@@ -35,25 +40,30 @@ class Threaded:
 
     def __init__(self, sink: Sink, name: str) -> None:
         self._sink = sink
-        self._queue: queue.Queue[Message | None] = queue.Queue(_MOST_WAITING)
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def accept(self, message: Message) -> None:
         """Hand a message over."""
-        if not self._queue.full():
-            self._queue.put_nowait(message)
+        self.do(partial(self._sink.accept, message))
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Hand over something else that may take its time, to be done in its turn."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(call)
 
     def close(self) -> None:
-        """Wait until everything has been taken."""
-        self._queue.put(None)
-        self._thread.join()
+        """Wait until everything has been taken, but not for a sink that is stuck."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_GOODBYE_S)
+        self._thread.join(_GOODBYE_S)
 
     def _run(self) -> None:
-        while (message := self._queue.get()) is not None:
+        while (call := self._queue.get()) is not None:
             try:
-                self._sink.accept(message)
-            except Exception:
+                call()
+            except BaseException:  # rich turns a broken pipe into SystemExit
                 log.exception("%s failed", self._thread.name)
 
 
@@ -75,12 +85,15 @@ class Service:
         on_board: Callable[[str | None], None] = lambda problem: None,
     ) -> None:
         self.sinks: list[Sink] = []
+        self.chores: list[Callable[[], None]] = []  # what is to be looked after in each round, in the main thread
         self._port = port
         self._bridge = bridge
         self._pipeline = pipeline
         self._haptics = haptics
         self._clock = clock
         self._board_clock = BoardClock()
+        # It remembers a second or two: in that, a board of the slowest rate that is let pass is not yet late.
+        self._arrivals = BoardClock(bucket_s=1.0)
         self._on_board = on_board
         self._connections = 0
         self._problem: str | None = "not connected yet"
@@ -97,14 +110,18 @@ class Service:
             while True:
                 data = self._port.read()
                 self._round(data)
+                for chore in self.chores:
+                    chore()
                 if done(data):
                     break
             self._haptics.off()
             self._tell(self._pipeline.finish())
         finally:
-            self._haptics.close()
-            self._port.write(self._bridge.board.stop)
-            self._port.close()
+            try:
+                self._haptics.close()
+            finally:
+                self._port.write(self._bridge.board.stop)
+                self._port.close()
 
     def _round(self, data: bytes) -> None:
         now_s = time.monotonic()
@@ -114,14 +131,24 @@ class Service:
         self._port.write(self._bridge.command(now_s))
         blocks = self._bridge.feed(data, now_s)
         self._watch(now_s)
-        if blocks and self._problem is None:
-            self._haptics.alive()
         for block in blocks:
             self._board_clock.see(block.end / block.signal.rate_hz, self._clock.mono())
+            fresh = self._is_fresh(block)
+            if fresh and self._problem is None:
+                self._haptics.alive()
+            self._pipeline.fresh(yes=fresh)
             self._tell(self._pipeline.process(block))
         if date.today() != self._today:
             self._today = date.today()
             self._pipeline.new_day()
+
+    def _is_fresh(self, block: SampleBlock) -> bool:
+        """Say whether a block is of now: what waited while this process stood still is not; a recording always is."""
+        if not self._bridge.check_rate:
+            return True
+        at_s, now_s = block.end / block.signal.rate_hz, self._clock.mono()
+        self._arrivals.see(at_s, now_s)
+        return now_s - self._arrivals.mono(at_s) <= _LATE_S
 
     def _watch(self, now_s: float) -> None:
         """Follow the board's state; stop the motor and tell everybody when it changes."""

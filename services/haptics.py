@@ -1,6 +1,8 @@
 """The motor: short patterns from a thread of its own, and off on any failure."""
 
+import contextlib
 import logging
+import queue
 import threading
 import time
 import warnings
@@ -11,7 +13,7 @@ import gpiozero
 from gpiozero.pins.mock import MockFactory, MockPWMPin
 
 from services.messages import PATTERNS, Cue, Message, Pattern
-from services.settings import MotorSettings
+from services.settings import MotorSettings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,8 @@ class Haptics:
 
     While it plays, `alive` must be called again and again: it says that fresh samples keep coming and that the loop
     runs. 150 ms without it, or `off`, and the motor stands still. Without GPIO, or with `simulated`, gpiozero's mock
-    pins stand in for it. `on_change` hears the drive, 0 to 1, each time it changes.
+    pins stand in for it. `on_change` hears the drive, 0 to 1, each time it changes. Raises SettingsError for GPIO
+    that is there and cannot drive the motor.
     """
 
     def __init__(
@@ -44,6 +47,9 @@ class Haptics:
         self._cancel = threading.Event()
         self._closed = False
         self._alive_until = 0.0
+        self._told: queue.Queue[float | None] = queue.Queue(100)
+        self._teller = threading.Thread(target=self._tell, name="motor watcher", daemon=True)
+        self._teller.start()
         self._thread = threading.Thread(target=self._run, name="haptics", daemon=True)
         self._thread.start()
 
@@ -63,16 +69,21 @@ class Haptics:
         """Stop at once."""
         self._wanted = None
         self._cancel.set()
-        self._set(0.0)
+        self._surely_off()
 
     def close(self) -> None:
         """Stop and give the pin back."""
         self._closed = True
-        self.off()
-        self._wake.set()
-        self._thread.join()
-        with self._lock:
-            self._device.close()
+        try:
+            self.off()
+        finally:
+            self._wake.set()
+            self._thread.join(1)
+            with self._lock:
+                self._device.close()
+        with contextlib.suppress(queue.Full):
+            self._told.put_nowait(None)
+        self._teller.join(0.2)  # the last line, unless whoever watches is stuck
 
     def _run(self) -> None:
         while not self._closed:
@@ -82,16 +93,31 @@ class Haptics:
             if pattern is None:
                 continue
             try:
-                for on_s, off_s in PATTERNS[pattern]:
-                    self._set(self._drive)
-                    goes_on = self._wait(on_s)
-                    self._set(0.0)
-                    if not goes_on or not self._wait(off_s):
-                        break
+                self._play(pattern)
             except Exception:
                 log.exception("the motor failed")
-            finally:
+
+    def _play(self, pattern: Pattern) -> None:
+        try:
+            for on_s, off_s in PATTERNS[pattern]:
+                self._set(self._drive)
+                goes_on = self._wait(on_s)
                 self._set(0.0)
+                if not goes_on or not self._wait(off_s):
+                    break
+        finally:  # before anybody writes about it: a log can be stuck
+            self._surely_off()
+
+    def _surely_off(self) -> None:
+        """Switch off, if need be again; a pin that cannot be written is given back, which ends its drive too."""
+        for _ in range(3):
+            with contextlib.suppress(Exception):
+                self._set(0.0)
+                return
+            time.sleep(_STEP_S)
+        with self._lock:
+            self._device.close()
+        log.error("the motor could not be switched off; its pin was given back")
 
     def _wait(self, seconds: float) -> bool:
         """Wait; return False as soon as the pattern must not go on."""
@@ -108,10 +134,16 @@ class Haptics:
             if self._device.closed or self._device.value == drive:
                 return
             self._device.value = drive
-        try:
-            self._on_change(drive)
-        except Exception:  # whoever watches must not stop the motor's thread
-            log.exception("nobody could be told that the motor is at %g", drive)
+        with contextlib.suppress(queue.Full):
+            self._told.put_nowait(drive)
+
+    def _tell(self) -> None:
+        """Tell whoever watches, from a thread of its own: a terminal that is stuck must not keep the motor on."""
+        while (drive := self._told.get()) is not None:
+            try:
+                self._on_change(drive)
+            except BaseException:  # rich ends the thread that finds its pipe broken
+                log.exception("nobody could be told that the motor is at %g", drive)
 
 
 def _open(settings: MotorSettings, *, simulated: bool) -> tuple[Any, str]:
@@ -123,9 +155,13 @@ def _open(settings: MotorSettings, *, simulated: bool) -> tuple[Any, str]:
             warnings.simplefilter("ignore")  # each library that is not there; the one in use is named below
             try:
                 return _device(settings, None)
-            except (gpiozero.BadPinFactory, OSError) as error:
+            except gpiozero.BadPinFactory as error:
                 log.warning("no GPIO on this machine, the motor is only simulated (%s)", error)
                 factory = MockFactory(pin_class=MockPWMPin)
+            except gpiozero.PinPWMUnsupported:
+                raise SettingsError("motor: no library for PWM on this machine's GPIO; pip install lgpio") from None
+            except Exception as error:  # each GPIO library has errors of its own, such as lgpio's "GPIO busy"
+                raise SettingsError(f"motor.pin: GPIO{settings.pin} cannot be had: {error}") from None
     return _device(settings, factory)
 
 

@@ -18,6 +18,7 @@ PATTERNS: dict[Pattern, tuple[tuple[float, float], ...]] = {
     "cue": ((0.150, 0.150), (0.150, 0.0)),
     "escalation": ((0.200, 0.150), (0.200, 0.150), (0.200, 0.0)),
 }
+MOTOR_LAG_S = 0.2  # from a cue's due time to the motor standing still again, beyond the pattern itself
 
 
 def seconds_of(pattern: Pattern) -> float:

@@ -27,6 +27,7 @@ _KEEP_ALIVE_S = 20
 _LIVE_EXPIRY_S = 5
 _MOST_WAITING = 1000
 _GOODBYE_S = 1.0
+_CONNECT_S = 2.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -54,6 +55,7 @@ class MqttSink:
         self.where = f"{broker.host}:{broker.port}"
         self.connected = threading.Event()
         self._said_absent = False
+        self._said_full = False
         self._client = self._make_client(settings, broker)
         self._client.connect_async(broker.host, broker.port, keepalive=_KEEP_ALIVE_S, clean_start=True)
         self._client.loop_start()
@@ -67,6 +69,7 @@ class MqttSink:
             protocol=MQTTProtocolVersion.MQTTv5,
         )
         client.suppress_exceptions = True
+        client.connect_timeout = _CONNECT_S  # closing waits for an attempt to connect
         client.max_queued_messages_set(_MOST_WAITING)
         client.reconnect_delay_set(1, 60)
         client.will_set(f"{self._contract.root}/status", "offline", qos=1, retain=True)
@@ -95,10 +98,10 @@ class MqttSink:
         try:
             self._queue.put_nowait(publication)
         except queue.Full:
-            log.warning("MQTT is too slow: a message to %s was dropped", publication.topic)
+            self._say_full("MQTT is too slow: messages are dropped, the first to %s", publication.topic)
 
     def close(self) -> None:
-        """Publish what waits, say goodbye and disconnect; takes a second at most."""
+        """Publish what waits, say goodbye and disconnect; takes two seconds or so at most."""
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(_Sign.CLOSE)
         self._thread.join(_GOODBYE_S)
@@ -115,7 +118,10 @@ class MqttSink:
             if item is _Sign.CONNECTED:
                 self._repeat_retained()
             elif not item.live or self.connected.is_set():
-                self._publish(item)
+                try:
+                    self._publish(item)
+                except Exception:  # one message that cannot be sent must not end all the others
+                    log.exception("a message to %s could not be published", item.topic)
 
     def _repeat_retained(self) -> None:
         """Publish the newest of each retained topic, after what paho sends again of before the outage."""
@@ -133,7 +139,11 @@ class MqttSink:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = _LIVE_EXPIRY_S
         topic = f"{self._contract.root}/{publication.topic}"
-        info = self._client.publish(topic, publication.payload, publication.qos, publication.retain, properties)
+        # A port's name may hold bytes that are no UTF-8.
+        payload = publication.payload.encode(errors="replace")
+        info = self._client.publish(topic, payload, publication.qos, publication.retain, properties)
+        if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
+            self._say_full("more than %d messages wait for the broker: further ones are lost", _MOST_WAITING)
         if publication.retain:
             self._sent[publication.topic] = info
 
@@ -142,7 +152,7 @@ class MqttSink:
             self._say_absent(f"the broker at {self.where} refuses: {reason}")
             return
         log.info("connected to the broker at %s", self.where)
-        self._said_absent = False
+        self._said_absent = self._said_full = False
         client.publish(f"{self._contract.root}/status", "online", qos=1, retain=True)
         self.connected.set()
         with contextlib.suppress(queue.Full):
@@ -154,6 +164,11 @@ class MqttSink:
 
     def _on_connect_fail(self, *args: Any) -> None:
         self._say_absent(f"no broker at {self.where}; cues go on, and it is tried again")
+
+    def _say_full(self, text: str, what: object) -> None:
+        if not self._said_full:
+            self._said_full = True
+            log.warning(text, what)
 
     def _say_absent(self, text: str) -> None:
         if not self._said_absent:

@@ -19,7 +19,17 @@ from dsp.reference import Calibration, Verdict, pooled, verdict
 from firmware_bridge.blocks import SampleBlock, Signal
 from services.coach import Coach
 from services.episodes import Episodes
-from services.messages import About, ChannelState, ChannelTension, Cue, Message, Tension, WearerState, seconds_of
+from services.messages import (
+    MOTOR_LAG_S,
+    About,
+    ChannelState,
+    ChannelTension,
+    Cue,
+    Message,
+    Tension,
+    WearerState,
+    seconds_of,
+)
 from services.settings import CalibrationSettings, Settings
 
 Array = NDArray[np.float64]
@@ -27,7 +37,6 @@ Array = NDArray[np.float64]
 _STATE_EVERY_S = 1.0  # a state is published at most this often ...
 _STATE_AFTER_S = 60.0  # ... and at least this often
 _PATIENCE = 3  # a channel that has no valid rest in this many times the time gets none
-_MOTOR_LAG_S = 0.2  # from a cue's due time to the motor standing still again, beyond the pattern itself
 
 
 class Pipeline:
@@ -72,6 +81,10 @@ class Pipeline:
             self._session = session
             yield from session.begin(given, self._problem)
         yield from session.process(block)
+
+    def fresh(self, *, yes: bool) -> None:
+        """Note whether the blocks that come next are of now; there are no cues on others."""
+        self._coach.fresh(yes=yes)
 
     def board(self, problem: str | None, at_s: float = 0.0) -> Iterator[Message]:
         """Note that the board works (None) or what is wrong with it, at a time on its clock."""
@@ -253,7 +266,7 @@ class _Session:
         for cue in cues:
             if cue.outcome == "given" and cue.pattern:
                 if self._feels_motor:
-                    buzz_s = seconds_of(cue.pattern) + _MOTOR_LAG_S
+                    buzz_s = seconds_of(cue.pattern) + MOTOR_LAG_S
                     self._chain.blank(self.now_s + buzz_s + self._settings.cue.blank_s)
                 if self._episodes is not None:
                     self._episodes.cued()

@@ -127,6 +127,8 @@ class LiveScreen:
         with self._lock:
             match message:
                 case About():
+                    if message.channels != self._names:  # another board: what the last one sent says nothing of it
+                        self._tension = self._state = None
                     self._about, self._names = message, message.channels
                 case Tension():
                     self._tension = message
@@ -152,12 +154,12 @@ class LiveScreen:
             table.add_row(Text("waiting for the board ..."))
             return table
         for k, channel in enumerate(self._tension.channels):
-            on = self._about.on_uv[k] if self._about and self._about.on_uv else None
-            state = self._state.channels[k] if self._state and self._state.channels else None
+            on = self._about.on_uv[k] if self._about and k < len(self._about.on_uv) else None
+            state = self._state.channels[k] if self._state and k < len(self._state.channels) else None
             mood = "no signal" if channel.rms_uv is None else "SHRUG" if state and state.shrug else "ok"
             if state and state.quality != "ok":
                 mood = f"{state.quality}: {', '.join(state.reasons)}"
-            table.add_row(channel.name, _bar(channel.rms_uv, on), _level(channel.rms_uv, channel.rve), mood)
+            table.add_row(Text(channel.name), _bar(channel.rms_uv, on), _level(channel.rms_uv, channel.rve), Text(mood))
         return table
 
     def _motor(self) -> Text:

@@ -17,6 +17,7 @@ from dsp.low_rest import LowRestSettings
 from dsp.parameters import parameter
 from dsp.quality import QualitySettings
 from firmware_bridge.boards import BOARDS
+from services.messages import MOTOR_LAG_S, seconds_of
 
 _UNIT_WORDS = {"s": "seconds", "Hz": "hertz", "%": "per cent"}
 
@@ -228,12 +229,24 @@ def _check(settings: Settings) -> None:
     wearer = settings.wearer.id
     if not 1 <= len(wearer) <= 32 or not set(wearer) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-"):
         raise SettingsError(f"wearer.id: expected 1 to 32 of a-z, 0-9, _ and -, got {wearer!r}")
-    if not settings.mqtt.broker:
-        raise SettingsError("mqtt.broker: expected a host name or auto, got ''")
+    try:
+        settings.mqtt.broker.encode("idna")
+        named = bool(settings.mqtt.broker)
+    except UnicodeError:
+        named = False
+    if not named:
+        raise SettingsError(f"mqtt.broker: expected a host name or auto, got {settings.mqtt.broker!r}")
     if settings.shrug.merge_piece_s > settings.shrug.min_s:
         raise SettingsError("shrug.merge_piece_s: expected no more than shrug.min_s")
     if settings.shrug.held_s < settings.shrug.min_s:
         raise SettingsError("shrug.held_s: expected no less than shrug.min_s")
+    if settings.shrug.cap_s <= settings.shrug.held_s + settings.cue.grace_s:
+        raise SettingsError("shrug.cap_s: expected more than shrug.held_s + cue.grace_s, else there is never a cue")
+    if settings.shrug.off_rest_ratio >= min(settings.shrug.on_rest_ratio, settings.shrug.on_rest_ratio_alone):
+        raise SettingsError("shrug.off_rest_ratio: expected less than shrug.on_rest_ratio and on_rest_ratio_alone")
+    hidden_s = seconds_of("escalation") + MOTOR_LAG_S + settings.cue.blank_s + settings.level.window_s
+    if hidden_s > settings.shrug.unseen_s:
+        raise SettingsError(f"cue.blank_s: a cue would hide the EMG for {hidden_s:.3g} s, longer than shrug.unseen_s")
     if settings.low_rest.clear_pct < settings.low_rest.low_pct:
         raise SettingsError("low_rest.clear_pct: expected no less than low_rest.low_pct")
     for name in ("eva_levels_rve", "eva_durations_s"):
@@ -242,6 +255,25 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"exposure.{name}: expected rising numbers that begin with 0, got {list(edges)}")
     if settings.calibration.reference_uv and not settings.calibration.rest_uv:
         raise SettingsError("calibration.reference_uv: expected rest_uv beside it")
+    _check_levels(settings.calibration, len(settings.board.channels))
+
+
+def _check_levels(levels: CalibrationSettings, channels: int) -> None:
+    """Refuse levels that do not fit each other or the channels that are named."""
+    for name in ("rest_uv", "reference_uv", "noise_uv"):
+        n = len(getattr(levels, name))
+        if channels and n not in (0, 1, channels):
+            raise SettingsError(f"calibration.{name}: {n} levels for {channels} channels; expected 1 or {channels}")
+    if any(reference <= rest for reference, rest in _pairs(levels.reference_uv, levels.rest_uv)):
+        raise SettingsError("calibration.reference_uv: expected more than rest_uv")
+    if any(noise > rest for noise, rest in _pairs(levels.noise_uv, levels.rest_uv)):
+        raise SettingsError("calibration.noise_uv: expected no more than rest_uv")
+
+
+def _pairs(some: tuple[float, ...], others: tuple[float, ...]) -> list[tuple[float, float]]:
+    """Pair levels channel by channel; one level stands for all."""
+    n = max(len(some), len(others))
+    return list(zip(some * (n if len(some) == 1 else 1), others * (n if len(others) == 1 else 1), strict=False))
 
 
 def default_toml() -> str:

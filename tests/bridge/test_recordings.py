@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,13 @@ def test_time_may_be_rounded_and_jitter(write: Write) -> None:
     assert same(values_of(recording), [[k] for k in range(2000)])
 
 
+@pytest.mark.parametrize("rate_hz", [600.0, 800.0, 860.0])
+def test_time_too_coarse_for_the_rate_is_said_and_not_misread(write: Write, rate_hz: float) -> None:
+    path = write(table([int(1000 * k / rate_hz) for k in range(2000)], "time_ms"))
+    assert error_of(path, ReadOptions()) == "column time_ms is too coarse or uneven; expected --rate HZ"
+    assert len(values_of(open_recording(path, ReadOptions(rate_hz)))) == 2000
+
+
 def test_rate_that_is_given_counts_more_than_the_time_column(write: Write) -> None:
     recording = open_recording(write("time_s,emg_uV\n0,1\n0,2\n9,3\n"), ReadOptions(250.0))
     assert (recording.signal.rate_hz, recording.signal.channels) == (250.0, ("emg_uV",))
@@ -350,6 +358,11 @@ def test_binary_file_is_refused(write: Write, content: bytes) -> None:
 def test_binary_data_without_a_zero_are_refused(write: Write) -> None:
     data = np.random.default_rng(1).integers(1, 256, 20_000).astype(np.uint8).tobytes()
     assert error_of(write(data), UV_1K)
+
+
+def test_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert error_of(tmp_path / "pipe", UV_1K) == "not a regular file"
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:

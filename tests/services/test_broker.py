@@ -24,14 +24,14 @@ signal.pause()
 """
 
 
-def brokers_of(port: int) -> list[str]:
-    """Return the command lines of the brokers that serve this port with a configuration of their own."""
+def brokers_of(port: int) -> list[int]:
+    """Return the process ids of the brokers that serve this port with a configuration of their own."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace").split("\0")
             if "-c" in words and f"listener {port} " in Path(words[words.index("-c") + 1]).read_text():
-                found.append(" ".join(words))
+                found.append(int(path.parent.name))
         except (OSError, UnicodeDecodeError):
             continue
     return found
@@ -53,6 +53,31 @@ def test_without_a_broker_mosquitto_is_started_and_ended_with_us() -> None:
     assert not answers(LOOPBACK, port)
     assert brokers_of(port) == []
     broker.close()
+
+
+def test_a_broker_that_does_not_answer_any_more_is_ended_all_the_same() -> None:
+    port = free_port()
+    broker = find_broker(MqttSettings(port=port))
+    (child,) = brokers_of(port)
+    os.kill(child, signal.SIGSTOP)
+    broker.close()
+    assert brokers_of(port) == []
+
+
+def test_our_broker_is_started_again_when_it_dies() -> None:
+    port = free_port()
+    broker = find_broker(MqttSettings(port=port))
+    (child,) = brokers_of(port)
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: not answers(LOOPBACK, port))
+
+    def back() -> bool | None:
+        broker.revive()
+        return answers(LOOPBACK, port)
+
+    eventually(back)
+    broker.close()
+    assert brokers_of(port) == []
 
 
 def test_a_broker_that_runs_is_used_and_left_running() -> None:

@@ -117,6 +117,7 @@ def mistake(code: int, words: str, done: subprocess.CompletedProcess[str]) -> No
         (("analyze", "x.csv", "--adc-bits", "99"), "argument --adc-bits"),
         (("demo", "--seconds", "-1"), "argument --seconds: -1: expected a number above 0"),
         (("run", "--speed", "2"), "unrecognized arguments: --speed 2"),
+        (("replay", "x.csv", "--speed", "0.005"), "argument --speed: 0.005: expected 0.1 or more"),
     ],
 )
 def test_wrong_use_is_2_and_says_what_was_expected(arguments: tuple[str, ...], words: str, called: Run) -> None:
@@ -336,6 +337,12 @@ def test_out_writes_to_a_file_and_nothing_to_the_terminal(session: Path, tmp_pat
     assert json.loads(out.read_text(encoding="utf-8"))["schema"] == "unshrug.analysis/1"
 
 
+def test_out_never_overwrites_the_recording(session: Path, called: Run) -> None:
+    before = session.read_bytes()
+    mistake(1, r"--out would overwrite the recording", called("analyze", session, *AS_UV, "--out", session))
+    assert session.read_bytes() == before
+
+
 def test_an_out_file_that_cannot_be_written_is_1_and_one_line(session: Path, tmp_path: Path, called: Run) -> None:
     done = called("analyze", session, *AS_UV, "--out", tmp_path / "none" / "result.json")
     mistake(1, r"none/result\.json", done)
@@ -389,7 +396,10 @@ def test_a_second_service_for_the_same_wearer_is_refused(tmp_path: Path) -> None
     assert first.stdout
     assert "motor" in first.stdout.readline()
     second = unshrug("run", "--config", config)
+    checked = unshrug("check", "--config", config)
     first.terminate()
     first.communicate()
     assert (first.returncode, second.returncode) == (0, 1)
     assert second.stderr.splitlines()[-1].startswith("unshrug: wearer.id: another unshrug runs for 'only-one'")
+    assert "motor" not in second.stdout, "the pin is the first service's"
+    assert "in use by the running service" in checked.stdout

@@ -206,13 +206,39 @@ def test_a_cue_that_waited_for_the_level_says_when_it_was_given() -> None:
     ("life", "reason"),
     [
         (Life([Held(0, 20)], settings=replace(DEFAULT, enabled=False)), "cues are off"),
-        (Life([Held(0, 20)], bad=[(0, 8, 15)]), "bad signal: saturation"),
         (Life([Held(0, 20)], settings=replace(DEFAULT, per_hour=0)), "0 cues in 1 h"),
         (Life([Held(0, 20)], settings=replace(DEFAULT, per_day=0)), "0 cues in 24 h"),
     ],
 )
 def test_a_cue_that_may_not_be_is_suppressed_with_its_reason(life: Life, reason: str) -> None:
     assert life.cues() == [Cue(10.0, "suppressed", 0, 0.0, reason=reason)]
+
+
+def test_a_moment_of_bad_signal_only_puts_the_cue_off() -> None:
+    cues = Life([Held(0, 20)], bad=[(0, 9.9, 10.6)]).cues(0.05)
+    assert [(c.at_s, c.outcome) for c in cues] == [(11.0, "given")]
+
+
+def test_a_hold_whose_signal_stays_bad_is_suppressed_once_for_that_reason() -> None:
+    cues = Life([Held(0, 20)], bad=[(0, 8, 30)]).cues()
+    assert cues == [Cue(20.0, "suppressed", 0, 0.0, reason="bad signal: saturation")]
+
+
+def test_there_is_no_cue_on_late_data() -> None:
+    coach = Coach(DEFAULT, HELD_S)
+    coach.shrug(shrug("held", 5.0, 0.0))
+    coach.fresh(yes=False)
+    assert coach.advance(10.0, (True,)) == coach.advance(11.0, (True,)) == []
+    coach.fresh(yes=True)
+    assert given_cues(coach.advance(12.0, (True,))) == [(12.0, "cue")]
+    coach.fresh(yes=False)
+    assert coach.advance(32.0, (True,)) == []
+
+
+def test_a_hold_that_the_cap_cuts_was_not_self_corrected() -> None:
+    coach = Coach(replace(DEFAULT, grace_s=60.0), HELD_S)
+    coach.shrug(shrug("held", 5.0, 0.0))
+    assert coach.shrug(replace(shrug("ended", 30.2, 0.0, 30.0), long=True)) == []
 
 
 def test_a_shrug_that_ends_while_it_waits_is_suppressed_for_that_reason() -> None:

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 from gpiozero import PWMOutputDevice
-from gpiozero.pins.mock import MockFactory
+from gpiozero.pins.mock import MockFactory, MockPin
 
 from services.haptics import Haptics
 from services.messages import Cue, Outcome, Pattern
-from services.settings import MotorSettings
+from services.settings import MotorSettings, SettingsError
 from tests.services.conftest import eventually
 
 VIBRATION = MotorSettings()
@@ -226,3 +226,57 @@ def test_a_watcher_that_fails_neither_stops_the_pattern_nor_leaves_the_motor_on(
     haptics.close()
     assert pins.pin(MotorSettings().pin).state == 0
     assert "nobody could be told" in caplog.text
+
+
+def test_a_watcher_that_is_stuck_neither_keeps_the_motor_on_nor_holds_the_end_up(pins: MockFactory) -> None:
+    go_on = threading.Event()
+
+    def wait(_: float) -> None:
+        go_on.wait(20)
+
+    haptics = Haptics(VIBRATION, on_change=wait)
+    with vouched_for(haptics):
+        haptics.accept(cue())
+        eventually(lambda: pins.pin(VIBRATION.pin).state > 0)
+        eventually(lambda: pins.pin(VIBRATION.pin).state == 0, 0.2 + LATE_S)
+        began_s = time.monotonic()
+        haptics.close()
+        assert time.monotonic() - began_s < 1.5
+    go_on.set()
+
+
+@pytest.mark.parametrize("failures", [1, 2, 9])
+def test_a_pin_that_cannot_be_written_for_a_moment_does_not_leave_the_motor_on(
+    pins: MockFactory, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    haptics = Haptics(VIBRATION)
+    pin = pins.pin(VIBRATION.pin)
+    write, left = type(pin)._set_state, [failures]
+
+    def fail(self: object, value: float) -> None:
+        if value == 0 and left[0]:
+            left[0] -= 1
+            raise OSError(5, "as if")
+        write(self, value)
+
+    monkeypatch.setattr(type(pin), "_set_state", fail)
+    with vouched_for(haptics):
+        haptics.accept(cue())
+        eventually(lambda: pin.state > 0)
+        haptics.off()
+        given_back = failures > 3
+        assert pin.function == ("input" if given_back else "output")
+        assert given_back or pin.state == 0
+    haptics.close()
+    assert pin.function == "input"
+
+
+def test_gpio_that_cannot_drive_the_motor_is_said_in_a_sentence(pins: MockFactory) -> None:
+    pins.pin_class = MockPin  # as without lgpio: it cannot do PWM
+    with pytest.raises(SettingsError, match=r"motor: no library for PWM .*; pip install lgpio"):
+        Haptics(VIBRATION)
+
+
+def test_a_pin_that_is_taken_is_named(pins: MockFactory) -> None:
+    with motor(VIBRATION, Felt()), pytest.raises(SettingsError, match=r"motor\.pin: GPIO18 cannot be had: .*in use"):
+        Haptics(VIBRATION)

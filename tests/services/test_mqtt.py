@@ -369,6 +369,37 @@ def test_handing_over_never_waits_for_a_broker_that_is_not_there(wearer: str) ->
         assert sum(times_s) < 2
 
 
+def test_what_waits_beyond_the_limit_is_lost_but_not_in_silence(wearer: str, caplog: pytest.LogCaptureFixture) -> None:
+    with publishing(Broker(LOOPBACK, free_port()), wearer) as sink:
+        for seq in range(1500):
+            sink.accept(replace(STARTED, seq=seq))
+            time.sleep(0.001 if seq % 10 == 0 else 0)
+        eventually(lambda: "are lost" in caplog.text or "are dropped" in caplog.text)
+    assert sum("are lost" in said or "are dropped" in said for said in warnings_in(caplog)) == 1
+
+
+def test_a_text_that_is_no_utf8_is_published_as_far_as_it_goes(sink: MqttSink, listener: Listener) -> None:
+    sink.accept(replace(STATE, board_problem="/dev/\udcff: not there"))
+    assert listener.wait_for("state").body["board"]["problem"] == "/dev/?: not there"
+    sink.accept(CUE)
+    listener.wait_for("cue")
+
+
+def test_closing_while_connecting_takes_no_more_than_a_moment(wearer: str) -> None:
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind((LOOPBACK, 0))
+        full.listen(0)
+        for _ in range(3):
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        sink = MqttSink(MqttSettings(), contract_of(wearer), Broker(LOOPBACK, full.getsockname()[1]))
+        time.sleep(0.2)
+        began_s = time.monotonic()
+        sink.close()
+        assert time.monotonic() - began_s < 3
+
+
 def test_closing_without_a_broker_takes_no_more_than_a_moment(wearer: str) -> None:
     sink = MqttSink(MqttSettings(), contract_of(wearer), Broker(LOOPBACK, free_port()))
     sink.accept(STARTED)

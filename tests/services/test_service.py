@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from gpiozero.pins.mock import MockFactory
 
+from dsp.chain import Levels
 from dsp.filters import SignalError
 from firmware_bridge.boards import BOARDS
 from firmware_bridge.bridge import Bridge
@@ -67,16 +69,16 @@ class Motor:
 class Rig:
     """A service with a collecting sink and a motor on mock pins; `cable` is the port, whatever board it leads to."""
 
-    def __init__(self, cable: Path, settings: Settings = CALIBRATED) -> None:
+    def __init__(self, cable: Path, settings: Settings = CALIBRATED, speed: float = SPEED) -> None:
         self.motor = Motor()
         self.collector = Collector()
         self.problems: list[str | None] = []
         self.service = Service(
             Port(str(cable), 115200),
-            Bridge(BOARDS["unshrug"], ("left", "right"), check_rate=False),
+            Bridge(BOARDS["unshrug"], ("left", "right"), check_rate=speed == 1),
             Pipeline(settings),
             Haptics(settings.motor, on_change=self.motor),
-            clock=Clock(SPEED),
+            clock=Clock(speed),
             on_board=self.problems.append,
         )
         self.service.sinks.append(self.collector)
@@ -196,6 +198,31 @@ def test_a_board_that_falls_silent_stops_the_motor(pins: MockFactory, cable: Cal
     assert rig.motor.drives == [0.6, 0.0], "the pattern's other pulse must not come"
 
 
+@pytest.mark.parametrize(("stall_s", "outcome"), [(0.0, "given"), (1.5, "suppressed")])
+def test_there_is_no_cue_on_what_waited_while_the_program_stood_still(
+    pins: MockFactory, cable: Callable[[PtyBoard], Path], stall_s: float, outcome: str
+) -> None:
+    class Stall:
+        def accept(self, message: Message) -> None:
+            if isinstance(message, Levels) and message.at_s == pytest.approx(3.5):
+                time.sleep(stall_s)
+
+    # The cue falls due at 4 s; by the time that the program goes on, the wearer has relaxed.
+    day = (replace(REST, seconds=1), replace(SHRUG, seconds=3.6), replace(REST, seconds=600))
+    settings = replace(
+        CALIBRATED, shrug=replace(CALIBRATED.shrug, held_s=3.0), cue=replace(CALIBRATED.cue, grace_s=0.0)
+    )
+    with PtyBoard(stream(*day), patient=True) as board:
+        rig = Rig(cable(board), settings, speed=1.0)
+        rig.service.sinks.append(Stall())
+        with rig.running():
+            at = rig.collector.wait_for(lambda m: isinstance(m, Cue))
+            cue = rig.collector.messages[at]
+    assert isinstance(cue, Cue)
+    assert cue.outcome == outcome
+    assert bool(rig.motor.drives) == (outcome == "given")
+
+
 def test_the_motor_is_off_and_its_pin_free_when_the_loop_fails(
     pins: MockFactory, cable: Callable[[PtyBoard], Path]
 ) -> None:
@@ -249,13 +276,30 @@ def test_a_slow_sink_never_holds_the_loop_up() -> None:
     assert taken[:2000] == sent[:2000]
 
 
-def test_a_sink_that_fails_once_gets_the_next_message(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sink_that_is_stuck_does_not_hold_the_end_up() -> None:
+    go_on = threading.Event()
+
+    class Stuck:
+        def accept(self, message: Message) -> None:
+            go_on.wait(20)
+
+    stuck = Threaded(Stuck(), "stuck")
+    for k in range(2500):
+        stuck.accept(shrug("started", float(k), 0.0))
+    began_s = time.monotonic()
+    stuck.close()
+    assert time.monotonic() - began_s < 5
+    go_on.set()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not now"), SystemExit(1)])
+def test_a_sink_that_fails_once_gets_the_next_message(caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
     taken: list[float] = []
 
     class Moody:
         def accept(self, message: Message) -> None:
             if message.at_s == 1.0:
-                raise RuntimeError("not now")
+                raise error
             taken.append(message.at_s)
 
     sink = Threaded(Moody(), "moody")
@@ -284,7 +328,10 @@ def program(*arguments: object) -> Iterator[Running]:
         running.close()
 
 
-def test_sigterm_in_the_middle_of_a_cue_ends_motor_and_program_and_says_goodbye(tmp_path: Path, broker: Broker) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP])
+def test_a_signal_in_the_middle_of_a_cue_ends_motor_and_program_and_says_goodbye(
+    tmp_path: Path, broker: Broker, number: signal.Signals
+) -> None:
     with (
         PtyBoard(stream(), speed=SPEED) as board,
         listening(broker.port, "unshrug/terminated") as listener,
@@ -293,7 +340,7 @@ def test_sigterm_in_the_middle_of_a_cue_ends_motor_and_program_and_says_goodbye(
         listener.wait_for("status", lambda heard: heard.payload == "online")
         service.wait_for("motor ON 60%")
         asked_s = time.monotonic()
-        service.process.send_signal(signal.SIGTERM)
+        service.process.send_signal(number)
         service.wait_for("motor off")
         assert time.monotonic() - asked_s < 0.25
         assert service.end(3.0) == 0
@@ -332,10 +379,25 @@ def test_a_program_without_a_board_names_the_problem_and_keeps_trying_until_a_si
     assert "Traceback" not in service.text
 
 
+def test_a_closed_terminal_does_not_end_what_was_started_to_outlive_it(tmp_path: Path) -> None:
+    path = tmp_path / "unshrug.toml"
+    path.write_text('[wearer]\nid = "nohup"\n[mqtt]\nenabled = false\n')
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; a child inherits it
+    try:
+        with program("run", "--config", path, "--port", "/dev/does-not-exist") as service:
+            service.wait_for("not there; is the board plugged in?")
+            service.process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                service.process.wait(0.5)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_levels_that_do_not_fit_the_board_end_the_program_with_a_sentence(tmp_path: Path, broker: Broker) -> None:
     with PtyBoard(stream(replace(REST, seconds=60))) as board:
         path = config(tmp_path, board, broker.port, "misfit")
-        path.write_text(path.read_text().replace("rest_uv = 2.5", "rest_uv = [2.5, 2.5, 2.5]"))
+        unnamed = path.read_text().replace('channels = ["left", "right"]\n', "")
+        path.write_text(unnamed.replace("rest_uv = 2.5", "rest_uv = [2.5, 2.5, 2.5]"))
         with program("run", "--config", path) as service:
             assert service.end(20.0) == 1
     assert "unshrug: calibration.rest_uv: 3 levels for 2 channels; expected 1 or 2" in service.text
