@@ -5,7 +5,7 @@
 # make bench-heavy   the speed part with everything: all lengths, LibEMG too (1.2 GB to install), a day of text
 
 PYTHON ?= python3
-SECONDS ?= 100
+SECONDS ?= 110
 BIN := .venv/bin
 
 .PHONY: demo test lint bench bench-heavy accuracy picture mosquitto-wanted mosquitto-needed clean

@@ -39,10 +39,15 @@ def words(message: Message, names: tuple[str, ...]) -> str | None:
         case About():
             rest = ", ".join(f"{n} {_or_dash(v, 1)}" for n, v in zip(names, message.rest_uv or (), strict=True))
             limits = ", ".join(_or_dash(v, 0) for v in message.on_uv)
-            text = f"rest {rest} µV, shrug from {limits} µV ({message.calibration_source})"
+            text = f"rest {rest} µV, shrug from {limits} µV ({message.calibration_source}){_notches(message)}"
         case _:
             return None
     return text
+
+
+def _notches(about: About) -> str:
+    notches = " and ".join(f"{hz:g}" for hz in about.band.notches_hz)
+    return f", mains hum notched at {notches} Hz" if notches else ""
 
 
 def _or_dash(value: float, digits: int) -> str:
