@@ -218,6 +218,7 @@ def test_there_is_no_cue_on_what_waited_while_the_program_stood_still(
         with rig.running():
             at = rig.collector.wait_for(lambda m: isinstance(m, Cue))
             cue = rig.collector.messages[at]
+            assert rig.motor.started.wait(5 if outcome == "given" else 0.3) == (outcome == "given")
     assert isinstance(cue, Cue)
     assert cue.outcome == outcome
     assert bool(rig.motor.drives) == (outcome == "given")
@@ -375,7 +376,7 @@ def test_a_program_without_a_board_names_the_problem_and_keeps_trying_until_a_si
         service.wait_for("/dev/does-not-exist: not there; is the board plugged in?")
         assert service.process.poll() is None
         service.process.send_signal(number)
-        assert service.end(3.0) == 0
+        assert service.end(10.0) == 0
     assert "Traceback" not in service.text
 
 
