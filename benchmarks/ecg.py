@@ -20,6 +20,7 @@ from scipy.signal import butter, find_peaks, resample_poly, sosfiltfilt
 from dsp.filters import BandPass, FilterSettings, band_of
 from dsp.heartbeat import Heartbeat, HeartbeatSettings
 from dsp.level import RmsFrames
+from dsp.reference import pooled
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -273,10 +274,6 @@ def frames_of(case: Case, what: int, frames: int) -> Mask:
     whole[: round(SETTLED_S / FRAME_S)] = False
     # The frame after a change still rings.
     return np.asarray(whole & np.concatenate([[False], whole[:-1]]))
-
-
-def pooled(rms: Array) -> float:
-    return float(np.sqrt(np.nanmean(rms**2))) if np.isfinite(rms).any() else float("nan")
 
 
 COLUMNS = (

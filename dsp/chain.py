@@ -13,7 +13,7 @@ from dsp.heartbeat import Heartbeat, HeartbeatSettings
 from dsp.level import GatedFrames, LevelSettings, RmsFrames
 from dsp.low_rest import LowRest, LowRestDetector, LowRestSettings
 from dsp.quality import BLOCK_S, Counts, Flags, Quality, QualitySettings, QuickChecks, Reason, Verdicts, is_bad
-from dsp.reference import Calibration, verdict
+from dsp.reference import Calibration, Verdict, verdict
 from dsp.spectrum import frequencies
 from firmware_bridge.blocks import SampleBlock, Signal
 
@@ -122,6 +122,7 @@ class Chain:
         self._detectors: list[ShrugDetector] = []
         self._low_rest: list[LowRestDetector | None] = [None] * channels
         self.thresholds: list[Thresholds] = []
+        self.verdicts: tuple[Verdict, ...] = ()
         self._pending = np.full((channels, before), np.nan)
         self._blank_until = 0
 
@@ -137,7 +138,9 @@ class Chain:
 
     def calibrate(self, calibration: Calibration) -> None:
         """Look for shrugs from here on, by these levels; what was under way is forgotten."""
-        self.thresholds = [thresholds(calibration, c, self.settings.shrug) for c in range(len(self.signal.channels))]
+        n, rest_rve = len(self.signal.channels), self.settings.exposure.rest_rve
+        self.thresholds = [thresholds(calibration, c, self.settings.shrug) for c in range(n)]
+        self.verdicts = tuple(verdict(calibration, c, rest_rve, self.signal.uv_per_count) for c in range(n))
         self._checks.calibrate(calibration.rest_uv)
         self._detectors = [
             ShrugDetector(c, limits, self.settings.shrug, self.hop_s, self._hops, window_s=self._window_s)
@@ -150,8 +153,7 @@ class Chain:
         of = self.settings.exposure
         rest_uv = calibration.level_at_rve(of.rest_rve, channel)
         active_uv = calibration.level_at_rve(of.sulma_rve, channel)
-        seen = verdict(calibration, channel, of.rest_rve, self.signal.uv_per_count).sees_rest
-        if rest_uv is None or active_uv is None or not seen:
+        if rest_uv is None or active_uv is None or not self.verdicts[channel].sees_rest:
             return None
         return LowRestDetector(
             channel,

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 from math import isnan
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,13 +110,14 @@ def thresholds(calibration: Calibration, channel: int, settings: ShrugSettings) 
 
 
 @dataclass(frozen=True, slots=True)
-class Shrug:
-    """One step in the life of a sustained shrug: started, held, relaxed, resumed, ended.
+class Event:
+    """One step in the life of a stretch of tension on a channel.
 
-    `start_s` names the shrug on its channel; `at_s` is when the step became known; `end_s` is known when relaxed
-    or ended. A `truncated` shrug was cut off by lost data or the end of the recording, a `long` one by the cap.
+    `start_s` names the event on its channel; `at_s` is when the step became known; `end_s` is known when it is over.
+    A `truncated` event was cut off by lost data or the end of the recording.
     """
 
+    kind: ClassVar[str]
     phase: Phase
     channel: int
     at_s: float
@@ -126,6 +127,13 @@ class Shrug:
     peak_uv: float
     valid_fraction: float
     truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shrug(Event):
+    """A step of a sustained shrug: started, held, relaxed, resumed, ended; the cap has cut a `long` one off."""
+
+    kind: ClassVar[str] = "shrug"
     long: bool = False
 
 

@@ -158,7 +158,6 @@ class Survey:
         learning = int(np.clip(_LIVED_BLOCKS - self._lived.min(), 0, steps.shape[1]))
         alive = np.repeat(self._is_lively()[:, None], steps.shape[1], axis=1)
         for k in range(learning):
-            alive[:, k:] = self._is_lively()[:, None]
             learns = (self._lived < _LIVED_BLOCKS) & (steps[:, k] > 1.5)
             self._least_steps = np.where(learns, np.minimum(self._least_steps, steps[:, k]), self._least_steps)
             self._lived += learns

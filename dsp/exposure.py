@@ -55,6 +55,10 @@ class ExposureSettings:
         (0.0, 1.0, 3.0, 7.0, 15.0), "Lower ends of its duration classes.", unit="s", low=0, high=3600
     )
 
+    def rest_run(self, frame_s: float) -> int:
+        """Return the least frames in a row that are a rest."""
+        return max(1, int(np.ceil(self.rest_run_s / frame_s - _ROUNDING)))
+
 
 def runs(flags: Flags) -> tuple[Counts, Counts]:
     """Return where each run of true values begins, and the index after its end."""
@@ -188,7 +192,7 @@ class RecentRest:
         self._least = settings.least_valid_pct / 100
         self._n = round(settings.window_s / frame_s)
         self._n_short = round(settings.short_window_s / frame_s)
-        self._run = max(1, int(np.ceil(settings.rest_run_s / frame_s - _ROUNDING)))
+        self._run = settings.rest_run(frame_s)
         self._recent = np.empty((len(rest_uv), 0))
         self._session = [_Session() for _ in rest_uv]
 
@@ -285,7 +289,7 @@ def exposure(
     rest_rve = calibration.rve(calibration.rest_uv[channel], channel) or 0.0
     hidden = f"the rest level is {rest_rve:.1f} %RVE, not below the threshold"
     noise_rve = 100 * calibration.noise_uv[channel] / calibration.reference(channel)
-    run = max(1, int(np.ceil(settings.rest_run_s / frame_s - _ROUNDING)))
+    run = settings.rest_run(frame_s)
     gap_rve = max(settings.gap_rve, settings.gap_noise_ratio * noise_rve)
     why = {n: hidden for n, limit in (("gaps", gap_rve), ("sulma", settings.sulma_rve)) if rest_rve >= limit}
     return Exposure(

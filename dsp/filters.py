@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,6 @@ _TONE = 1e-30 * np.tile([1.0, 1.0, -1.0, -1.0], 8192)
 
 class SignalError(ValueError):
     """The signal cannot be processed as asked; the message says what was expected."""
-
-
-Mains = Literal["auto", "off", "50", "60"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ class FilterSettings:
     mains: str = parameter(
         "auto",
         "Mains hum: auto notches it where it is strong, 50 and 60 always do; strong harmonics are notched with it.",
-        choices=get_args(Mains),
+        choices=("auto", "off", "50", "60"),
     )
     notch_q: float = parameter(30.0, "Quality factor of a notch: its frequency over its width.", low=5, high=100)
 

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from math import isnan
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dsp.detect import Event
 from dsp.exposure import pooled_levels
 from dsp.parameters import parameter
 
@@ -33,22 +34,10 @@ class LowRestSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class LowRest:
-    """A stretch without rest has started, or ended; `start_s` names it on its channel.
+class LowRest(Event):
+    """A stretch without rest has started, or ended; `mean_uv` is the RMS over it, `peak_uv` its highest second."""
 
-    `mean_uv` is the RMS over it, `peak_uv` its highest second. A `truncated` one was cut off by lost data or the end
-    of the recording.
-    """
-
-    phase: Literal["started", "ended"]
-    channel: int
-    at_s: float
-    start_s: float
-    end_s: float | None
-    mean_uv: float
-    peak_uv: float
-    valid_fraction: float
-    truncated: bool = False
+    kind: ClassVar[str] = "low_rest"
 
 
 @dataclass(slots=True)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsp.chain import BandChange, Chain, Levels, Message, Spectra
-from dsp.detect import Shrug
+from dsp.detect import Event, Shrug
 from dsp.exposure import Exposure, Gaps, Sulma, asymmetry, exposure, pooled_levels
 from dsp.filters import Band, SignalError
 from dsp.low_rest import LowRest
 from dsp.quality import Quality
-from dsp.reference import Calibration, Verdict, pooled, quietest, reference_of, verdict
+from dsp.reference import Calibration, Verdict, pooled, quietest, reference_of
 from dsp.spectrum import LEAST_RATE_HZ, Jasa, Trend, jasa
 from firmware_bridge.recordings import Recording, RecordingError
 from services.episodes import Episodes
@@ -137,7 +137,7 @@ def analyze(recording: Recording, settings: Settings, calibration: Calibration) 
     chain, messages = _run(recording, settings, calibration.band, spectra=True)
     chain.calibrate(calibration)
     names, signal = recording.signal.channels, recording.signal
-    events: list[Shrug | LowRest] = []
+    events: list[Event] = []
     quality: list[Quality] = []
     frames: list[Array] = []
     spectra: list[Spectra] = []
@@ -158,11 +158,9 @@ def analyze(recording: Recording, settings: Settings, calibration: Calibration) 
     mdf = np.concatenate([m.mdf_hz for m in spectra], axis=1) if spectra else np.empty((len(names), 0))
     mnf = np.concatenate([m.mnf_hz for m in spectra], axis=1) if spectra else np.empty((len(names), 0))
     duration_s = chain.samples / signal.rate_hz
-    rest_rve = settings.exposure.rest_rve
-    verdicts = [verdict(calibration, c, rest_rve, signal.uv_per_count) for c in range(len(names))]
     measures = [
-        exposure(all_frames[c], c, chain.frame_s, calibration, verdicts[c], settings.exposure)
-        for c in range(len(names))
+        exposure(all_frames[c], c, chain.frame_s, calibration, seen, settings.exposure)
+        for c, seen in enumerate(chain.verdicts)
     ]
     sha256 = recording.sha256()
     return {
@@ -179,7 +177,7 @@ def analyze(recording: Recording, settings: Settings, calibration: Calibration) 
             "noise_uv": [_r(v) for v in calibration.noise_uv],
             "reference_uv": calibration.reference_uv and [_r(v) for v in calibration.reference_uv],
             "source": calibration.source,
-            "verdicts": [_verdict(v) for v in verdicts],
+            "verdicts": [_verdict(v) for v in chain.verdicts],
         },
         "bands": [_band(b) for b in bands],
         "settings": asdict(settings.chain()) | {"episode": asdict(settings.episode)},
@@ -200,12 +198,12 @@ def analyze(recording: Recording, settings: Settings, calibration: Calibration) 
     }
 
 
-def _start(event: Shrug | LowRest) -> float:
+def _start(event: Event) -> float:
     return event.start_s
 
 
 def _episodes(
-    events: list[Shrug | LowRest], recording: Recording, settings: Settings, calibration: Calibration, sha256: str
+    events: list[Event], recording: Recording, settings: Settings, calibration: Calibration, sha256: str
 ) -> list[Episode]:
     """Merge events into episodes: they are all known by now, so they come in the order of their starts."""
     names = recording.signal.channels
@@ -233,18 +231,18 @@ def _levels(frames: Array) -> dict[str, float | None]:
     return {"p10": _r(p10), "p50": _r(p50), "p90": _r(p90), "mean": _r(valid.mean())}
 
 
-def _event(shrug: Shrug | LowRest, calibration: Calibration) -> dict[str, Any]:
+def _event(event: Event, calibration: Calibration) -> dict[str, Any]:
     return {
-        "kind": "shrug" if isinstance(shrug, Shrug) else "low_rest",
-        "start_s": round(shrug.start_s, 6),
-        "end_s": None if shrug.end_s is None else round(shrug.end_s, 6),
-        "mean_uv": _r(shrug.mean_uv),
-        "peak_uv": _r(shrug.peak_uv),
-        "mean_rve": _r(calibration.rve(shrug.mean_uv, shrug.channel)),
-        "peak_rve": _r(calibration.rve(shrug.peak_uv, shrug.channel)),
-        "valid_pct": _r(100 * shrug.valid_fraction),
-        "truncated": shrug.truncated,
-        "long": isinstance(shrug, Shrug) and shrug.long,
+        "kind": event.kind,
+        "start_s": round(event.start_s, 6),
+        "end_s": None if event.end_s is None else round(event.end_s, 6),
+        "mean_uv": _r(event.mean_uv),
+        "peak_uv": _r(event.peak_uv),
+        "mean_rve": _r(calibration.rve(event.mean_uv, event.channel)),
+        "peak_rve": _r(calibration.rve(event.peak_uv, event.channel)),
+        "valid_pct": _r(100 * event.valid_fraction),
+        "truncated": event.truncated,
+        "long": isinstance(event, Shrug) and event.long,
     }
 
 

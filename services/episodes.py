@@ -4,17 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from dsp.detect import Shrug
-from dsp.low_rest import LowRest
+from dsp.detect import Event
 from dsp.reference import Calibration
 from services.messages import Episode
 from services.settings import EpisodeSettings
-
-Event = Shrug | LowRest
-
-
-def _kind(event: Event) -> str:
-    return "shrug" if isinstance(event, Shrug) else "low_rest"
 
 
 @dataclass(slots=True)
@@ -99,8 +92,8 @@ class Episodes:
             return []
         episode.start_s = min(episode.start_s, event.start_s)  # low rest is known late
         episode.channels.add(event.channel)
-        episode.kinds.add(_kind(event))
-        key = _kind(event), event.channel
+        episode.kinds.add(event.kind)
+        key = event.kind, event.channel
         if event.phase == "ended":
             episode.running.pop(key, None)
             episode.over.add(event, self._calibration)

@@ -15,7 +15,7 @@ from dsp.exposure import RecentRest
 from dsp.filters import Band, SignalError
 from dsp.low_rest import LowRest
 from dsp.quality import STATES, Quality, State
-from dsp.reference import Calibration, Verdict, pooled, verdict
+from dsp.reference import Calibration, pooled
 from firmware_bridge.blocks import SampleBlock, Signal
 from services.coach import Coach
 from services.episodes import Episodes
@@ -143,7 +143,6 @@ class _Session:
         self._shrugging = [False] * n
         self._learned: list[Array] | None = None
         self._learn_from_s = 0.0
-        self._verdicts: tuple[Verdict, ...] = ()
         self.calibration: Calibration | None = None
         self._episodes: Episodes | None = None
         self._rest = RecentRest([None] * n, self._chain.frame_s, settings.exposure)
@@ -249,9 +248,8 @@ class _Session:
         self.calibration = calibration
         self._chain.calibrate(calibration)
         rest_rve = self._settings.exposure.rest_rve
-        n = len(self._quality)
-        self._verdicts = tuple(verdict(calibration, c, rest_rve, self.signal.uv_per_count) for c in range(n))
-        limits = [calibration.level_at_rve(rest_rve, c) if self._verdicts[c].sees_rest else None for c in range(n)]
+        seen = [verdict.sees_rest for verdict in self._chain.verdicts]
+        limits = [calibration.level_at_rve(rest_rve, c) if sees else None for c, sees in enumerate(seen)]
         self._rest = RecentRest(limits, self._chain.frame_s, self._settings.exposure)
         self._episodes = Episodes(
             self._settings.episode,
@@ -326,7 +324,7 @@ class _Session:
             calibration_source=calibration.source if calibration else None,
             on_uv=tuple(limits.on_uv for limits in self._chain.thresholds),
             off_uv=tuple(limits.off_uv for limits in self._chain.thresholds),
-            verdicts=self._verdicts,
+            verdicts=self._chain.verdicts,
         )
 
 
