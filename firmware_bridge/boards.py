@@ -22,7 +22,7 @@ class Board:
     """How a board talks and what its numbers mean; None where the wearer's settings must say it.
 
     `start` is sent until samples come and must be safe to repeat. A board with `describes_itself` sends its rate,
-    channels and scale.
+    channels and scale. `counter` is how far its counter goes before it starts again at 0, and `clock_us` its clock.
     """
 
     name: str
@@ -35,6 +35,8 @@ class Board:
     start: bytes = b""
     stop: bytes = b""
     describes_itself: bool = False
+    counter: int = 2**16
+    clock_us: int = 2**32
 
 
 BOARDS = {

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 class Samples:
     """ADC codes of shape (samples, channels), NaN where the board had no value.
 
-    `seq` counts packets and `device_us` is the board's clock at the first sample, both as they come, wrapping;
-    None where the format has none.
+    `seq` is the board's counter and `device_us` its clock, both at the first sample and as they come, wrapping; None
+    where the format has none. `steps` is how far the counter goes on over this packet: 1 where it counts packets,
+    the number of samples where it counts samples.
     """
 
     codes: NDArray[np.float64]
     seq: int | None = None
     device_us: int | None = None
     labels: tuple[str, ...] = ()
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
