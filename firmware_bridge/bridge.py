@@ -11,8 +11,12 @@ from firmware_bridge.packets import BadFrame, Info, Samples
 from firmware_bridge.timeline import Timeline
 
 SILENT_AFTER_S = 2.0
+BOOT_S = 5.0  # opening the port resets many boards, and some want more than one command
 WAITING = "waiting for the board"
-_ASK_EVERY_S = 1.0
+_LISTEN_S = 0.3  # a board that sends by itself is not disturbed
+_STEP_S = 0.25  # between the commands that start a board
+_AGAIN_S = 1.6  # after all of them: a board may need more than a second to answer
+UNUSED = "-"
 _RATE_TOLERANCE = 0.20
 
 
@@ -30,8 +34,9 @@ class Counts:
 class Bridge:
     """Turn a board's bytes into blocks. Sans I/O: the time comes with the bytes.
 
-    `channels` names the columns; without it they are called ch1, ch2 ... or as the board labels them. Without
-    `check_rate` the samples may come faster or slower than the host's clock says, as from a recording.
+    `channels` names the columns, "-" one that is not used; without it they are called ch1, ch2 ... or as the board
+    labels them. Without `check_rate` the samples may come faster or slower than the host's clock says, as from
+    a recording.
     """
 
     def __init__(self, board: Board, channels: tuple[str, ...] = (), *, check_rate: bool = True) -> None:
@@ -48,24 +53,28 @@ class Bridge:
         self._connect(0.0)
 
     def _connect(self, now_s: float) -> None:
-        self._decoder = self.board.decoder()
+        self._decoder = self.board.decoder(len(self._names) or 1)
         self._timeline.restart()
         self._since_s = now_s
         self._bytes_since = 0
         self._last_block_s: float | None = None
-        self._asked_s: float | None = None
+        self._to_send: list[bytes] = []
+        self._send_at_s = now_s + _LISTEN_S
 
     def connected(self, now_s: float) -> None:
         """Note that the port was opened, again perhaps."""
         self._connect(now_s)
 
     def command(self, now_s: float) -> bytes:
-        """Return what to send to the board now: the start command, again and again until samples come."""
-        waiting = self._last_block_s is None
-        if not waiting or (self._asked_s is not None and now_s - self._asked_s < _ASK_EVERY_S):
+        """Return what to send to the board now: its start commands in turn, again and again until samples come."""
+        if self._last_block_s is not None or now_s < self._send_at_s:
             return b""
-        self._asked_s = now_s
-        return self.board.start
+        self._to_send = self._to_send or list(self.board.start(len(self._names) or 1))
+        if not self._to_send:
+            return b""
+        command = self._to_send.pop(0)
+        self._send_at_s = now_s + (_STEP_S if self._to_send else _AGAIN_S)
+        return command
 
     def feed(self, data: bytes, now_s: float) -> list[SampleBlock]:
         """Take the bytes that came until `now_s` (monotonic); return the blocks that they complete."""
@@ -87,7 +96,7 @@ class Bridge:
 
     def problem(self, now_s: float) -> str | None:
         """Say in a few words what is wrong with the stream, None while it is well."""
-        if self._last_block_s is None and now_s - self._since_s < SILENT_AFTER_S:
+        if self._last_block_s is None and now_s - self._since_s < BOOT_S:
             return WAITING
         if self.stale_s(now_s) >= SILENT_AFTER_S:
             if self._last_block_s is None and self._bytes_since:
@@ -127,11 +136,16 @@ class Bridge:
     def _place(self, packet: Samples, now_s: float) -> list[SampleBlock]:
         if self.board.rate_hz is None:
             return []  # a board that describes itself has not done so yet
+        columns = packet.codes.shape[1]
+        rate_hz = self.board.rate_hz / (columns if self.board.shares_rate else 1)
+        if rate_hz != self._timeline.rate_hz:
+            self._timeline.change_rate(rate_hz)
+            self.signal = None
         self.counts.packets += 1
         self._last_block_s = now_s
-        columns = packet.codes.shape[1]
         wanted = f"{len(self._names)}: {', '.join(self._names)}"
-        fits = not self._names or len(self._names) == columns
+        spare = columns - len(self._names) if self._names else 0
+        fits = spare == 0 or (spare > 0 and self.board.has_spare)
         self._shape_problem = None if fits else f"the board sends {columns} channels; expected {wanted}"
         if self._kind_problem or self._shape_problem:
             self._timeline.discard(packet, now_s)
@@ -139,15 +153,18 @@ class Bridge:
         start = self._timeline.place(packet, now_s)
         if start is None:
             return []
-        signal = self._signal(packet)
-        return [SampleBlock(signal, start, scaled(packet.codes, self.board.uv_per_count))]
+        used = [k for k, name in enumerate(self._names or ("",) * columns) if name != UNUSED]
+        signal = self._signal(packet, used)
+        return [SampleBlock(signal, start, scaled(packet.codes[:, used], self.board.uv_per_count))]
 
-    def _signal(self, packet: Samples) -> Signal:
-        n = packet.codes.shape[1]
-        names = self._names or tuple(label or f"ch{k + 1}" for k, label in enumerate(packet.labels or ("",) * n))
+    def _signal(self, packet: Samples, used: list[int]) -> Signal:
+        names = self._names or tuple(
+            label or f"ch{k + 1}" for k, label in enumerate(packet.labels or ("",) * len(used))
+        )
+        names = tuple(names[k] for k in used)
         if self.signal is None or self.signal.channels != names:
             codes = self._info.codes if self._info else None
-            self.signal = signal_of(self.board, names, codes)
+            self.signal = signal_of(replace(self.board, rate_hz=self._timeline.rate_hz), names, codes)
         return self.signal
 
 
@@ -155,7 +172,7 @@ def signal_of(board: Board, names: tuple[str, ...], codes: tuple[int, int] | Non
     """Describe what such a board sends; `codes` are its lowest and highest, else they follow from its ADC's bits."""
     scale = board.uv_per_count
     if codes is None and board.adc_bits is not None:
-        codes = 0, 2**board.adc_bits - 1
+        codes = code_range(board.adc_bits, signed=board.signed)
     rails = (codes[0] * scale, codes[1] * scale) if codes and scale else None
     return Signal(board.rate_hz or 0.0, names, scale, rails)
 
@@ -163,3 +180,8 @@ def signal_of(board: Board, names: tuple[str, ...], codes: tuple[int, int] | Non
 def scaled(codes: NDArray[np.float64], uv_per_count: float | None) -> NDArray[np.float64]:
     """Return codes as µV; values that are µV already have no scale."""
     return codes if uv_per_count is None else codes * uv_per_count
+
+
+def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
+    """Return the lowest and highest code of an ADC."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)

@@ -21,7 +21,7 @@ from typing import Any
 
 from dsp.filters import SignalError
 from dsp.reference import Calibration
-from firmware_bridge.boards import BOARDS
+from firmware_bridge.boards import BOARDS, sends
 from firmware_bridge.bridge import Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
 from firmware_bridge.recordings import ReadOptions, Recording, RecordingError, open_recording
@@ -105,7 +105,7 @@ def replay(options: argparse.Namespace) -> int:
             screen,
             simulated=True,
             port=Port(player.path, 115200),
-            bridge=Bridge(replace(recording.board, start=b"b"), recording.signal.channels, check_rate=False),
+            bridge=Bridge(replace(recording.board, start=sends(b"b")), recording.signal.channels, check_rate=False),
             pipeline=Pipeline(settings, calibration, feels_motor=False),
             clock=Clock(options.speed),
             # The player has sent everything, and 50 ms without a byte say that everything was read.

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from firmware_bridge.blocks import SampleBlock
 from firmware_bridge.boards import BOARDS, Board
-from firmware_bridge.bridge import SILENT_AFTER_S, WAITING, Bridge
+from firmware_bridge.bridge import BOOT_S, SILENT_AFTER_S, WAITING, Bridge
+from firmware_bridge.decoders import chords
 from firmware_bridge.decoders.framed import encode_data, encode_info
 from tests.bridge.helpers import INFO, codes_of, cuts, framed, joined, pieces_of, steady
 
@@ -188,9 +189,9 @@ def test_good_stream_has_no_problem() -> None:
 def test_board_that_says_nothing_is_silent() -> None:
     bridge = Bridge(OWN)
     bridge.connected(100.0)
-    assert bridge.feed(b"", 101.9) == []
-    assert bridge.problem(101.9) == WAITING
-    assert bridge.problem(100.0 + SILENT_AFTER_S) == "the board is silent"
+    assert bridge.feed(b"", 104.9) == []
+    assert bridge.problem(104.9) == WAITING
+    assert bridge.problem(100.0 + BOOT_S) == "the board is silent"
     assert bridge.stale_s(107.0) == 7.0
 
 
@@ -213,7 +214,7 @@ def test_wrong_board_is_named(board: Board, data: bytes) -> None:
     bridge = Bridge(board)
     bridge.connected(0.0)
     assert bridge.feed(data, 1.0) == []
-    problem = bridge.problem(3.0)
+    problem = bridge.problem(BOOT_S)
     assert problem is not None
     assert f"not from a board of kind {board.name!r}" in problem
 
@@ -288,22 +289,42 @@ def test_board_that_is_switched_to_raw_emg_is_well() -> None:
 # Starting the board
 
 
-def test_start_command_is_repeated_every_second_until_samples_come() -> None:
+def commands_of(bridge: Bridge, times_s: Iterable[float]) -> list[tuple[float, bytes]]:
+    """Return what a bridge has to send at these times, where it has something."""
+    return [(now_s, command) for now_s in times_s if (command := bridge.command(now_s))]
+
+
+def test_start_command_is_repeated_until_samples_come() -> None:
     bridge = Bridge(OWN)
     bridge.connected(0.0)
-    sent = [bridge.command(k * 0.25) for k in range(9)]
-    assert sent == [OWN.start, b"", b"", b"", OWN.start, b"", b"", b"", OWN.start]
+    sent = commands_of(bridge, np.arange(0, 4, 0.125).tolist())
+    assert sent == [(t, b"vb") for t in (0.375, 2.0, 3.625)]
     for frame in framed(1):
-        bridge.feed(frame, 2.1)
-    assert [bridge.command(now_s) for now_s in (2.2, 5.0, 60.0)] == [b"", b"", b""]
+        bridge.feed(frame, 4.0)
+    assert commands_of(bridge, (4.1, 5.0, 60.0)) == []
     bridge.connected(61.0)
-    assert bridge.command(61.0) == OWN.start
+    assert commands_of(bridge, (61.0, 61.5)) == [(61.5, b"vb")]
+
+
+def test_board_that_sends_by_itself_is_not_disturbed() -> None:
+    bridge = Bridge(BOARDS["chords"])
+    bridge.connected(0.0)
+    bridge.feed(chords.encode_frames(np.zeros((30, 3), np.int64), 0), 0.2)
+    assert commands_of(bridge, (0.25, 0.3, 1.0, 10.0)) == []
+
+
+def test_commands_of_a_board_go_out_one_by_one_and_again() -> None:
+    bridge = Bridge(BOARDS["bitalino"], ("left", "right"))
+    bridge.connected(0.0)
+    assert [command for _, command in commands_of(bridge, np.arange(0, 4, 0.05).tolist())] == [
+        b"\x00", b"\xc3", b"\x0d", b"\x00", b"\xc3", b"\x0d",
+    ]  # fmt: skip
 
 
 def test_board_without_a_start_command_is_sent_nothing() -> None:
     bridge = Bridge(LINES)
     bridge.connected(0.0)
-    assert [bridge.command(now_s) for now_s in (0.0, 1.0, 2.0)] == [b"", b"", b""]
+    assert commands_of(bridge, (0.0, 1.0, 2.0, 10.0)) == []
 
 
 def test_counts_say_what_came() -> None:

@@ -175,7 +175,7 @@ def test_noise_comes_as_it_is_and_gives_no_samples() -> None:
         came = read_until(port, lambda came: len(came) >= len(noise))
         assert came == noise
         assert bridge.feed(came, 1.0) == []
-        assert "not from a board" in (bridge.problem(3.0) or "")
+        assert "not from a board" in (bridge.problem(6.0) or "")
 
 
 def test_more_than_fits_into_one_read_comes_whole() -> None:

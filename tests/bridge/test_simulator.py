@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from firmware_bridge import simulator
 from firmware_bridge.blocks import SampleBlock
-from firmware_bridge.boards import BOARDS
+from firmware_bridge.boards import BOARDS, sends
 from firmware_bridge.bridge import Bridge
 from firmware_bridge.decoders.ascii_lines import AsciiDecoder
 from firmware_bridge.decoders.framed import FramedDecoder
@@ -189,7 +189,7 @@ def listen(board: PtyBoard, bridge: Bridge, enough: Callable[[list[SampleBlock]]
         blocks.extend(bridge.feed(data, now))
 
     try:
-        bridge.connected(next(now_s))
+        bridge.connected(-1.0)  # it has listened long enough to see that the board waits for a command
         read_until(port, lambda _: port.connections == 1)
         more(b"")
         while not enough(blocks):
@@ -366,7 +366,7 @@ def test_recording_through_a_port_gives_the_same_bits(tmp_path: Path, with_time:
         rate_hz=recording.board.rate_hz,
         uv_per_count=recording.board.uv_per_count,
         adc_bits=recording.board.adc_bits,
-        start=b"b",
+        start=sends(b"b"),
     )
     bridge = Bridge(played, recording.signal.channels, check_rate=False)
     with PtyBoard(ascii_stream(recording.codes(), 1000.0), patient=True, speed=1000) as board:

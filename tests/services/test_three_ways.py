@@ -10,6 +10,7 @@ import pytest
 
 from dsp.detect import Shrug
 from dsp.reference import Calibration
+from firmware_bridge.boards import sends
 from firmware_bridge.bridge import Bridge
 from firmware_bridge.port import Port
 from firmware_bridge.recordings import ReadOptions, Recording, open_recording
@@ -63,7 +64,7 @@ def replay(recording: Recording, settings: Settings, calibration: Calibration) -
     with PtyBoard(pieces, speed=1e6, patient=True) as player:
         service = Service(
             Port(player.path, 115200),
-            Bridge(replace(recording.board, start=b"b"), recording.signal.channels, check_rate=False),
+            Bridge(replace(recording.board, start=sends(b"b")), recording.signal.channels, check_rate=False),
             Pipeline(settings, calibration, feels_motor=False),
             Haptics(settings.motor, simulated=True),
             clock=Clock(1e3),

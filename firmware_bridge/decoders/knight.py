@@ -1,0 +1,35 @@
+"""NeuroPawn Knight: eight channels of 16 bits at 125 Hz.
+
+A0 | counter u8 | i16 big endian x 8 | loose electrodes + | loose electrodes - | C0
+"""
+
+import numpy as np
+
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian
+
+CHANNELS = 8
+_START, _END = 0xA0, 0xC0
+
+
+def _valid(frames: Frames) -> Mask:
+    return np.asarray((frames[:, 0] == _START) & (frames[:, -1] == _END))
+
+
+def _count(frames: Frames) -> Counts:
+    return frames[:, 1].astype(np.int64)
+
+
+_LAYOUT = Layout(21, _valid, _count, lambda frames: big_endian(frames, 2, CHANNELS, 2, signed=True), turn=256)
+
+
+def decoder() -> FixedDecoder:
+    """Return a decoder."""
+    return FixedDecoder(_LAYOUT)
+
+
+def encode_frames(codes: Counts, counter: int) -> bytes:
+    """Encode codes of shape (samples, 8), one frame each; the counter goes on from `counter`."""
+    return b"".join(
+        bytes([_START, (counter + k) % 256]) + row.tobytes() + bytes([0, 0, _END])
+        for k, row in enumerate(codes.astype(">i2"))
+    )

@@ -1,0 +1,38 @@
+"""OpenBCI Cyton: eight channels of 24 bits at 250 Hz.
+
+    A0 | counter u8 | i24 big endian x 8 | 6 bytes beside | C0 ... C6
+
+The bytes beside hold acceleration, pins or time, as the last byte says; they are not used.
+"""
+
+import numpy as np
+
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian
+
+CHANNELS = 8
+_START, _END = 0xA0, (0xC0, 0xC6)
+
+
+def _valid(frames: Frames) -> Mask:
+    return np.asarray((frames[:, 0] == _START) & (frames[:, -1] >= _END[0]) & (frames[:, -1] <= _END[1]))
+
+
+def _count(frames: Frames) -> Counts:
+    return frames[:, 1].astype(np.int64)
+
+
+_LAYOUT = Layout(33, _valid, _count, lambda frames: big_endian(frames, 2, CHANNELS, 3, signed=True), turn=256)
+
+
+def decoder() -> FixedDecoder:
+    """Return a decoder."""
+    return FixedDecoder(_LAYOUT)
+
+
+def encode_frames(codes: Counts, counter: int) -> bytes:
+    """Encode codes of shape (samples, 8), one frame each; the counter goes on from `counter`."""
+    numbers = codes.astype(">i4").reshape(-1, CHANNELS, 1).view(np.uint8)[..., 1:]
+    return b"".join(
+        bytes([_START, (counter + k) % 256]) + row.tobytes() + bytes(6) + bytes([_END[0]])
+        for k, row in enumerate(numbers)
+    )
