@@ -19,6 +19,10 @@ class Decoder(Protocol):
         """Take any number of bytes; return the packets that they complete."""
         ...
 
+    def end(self) -> list[Packet]:
+        """Take note that nothing more will come; return what has waited for more."""
+        ...
+
 
 def _tells(make: Callable[[], Decoder]) -> Callable[[int], Decoder]:
     """Make a decoder of a format that tells its channels itself."""

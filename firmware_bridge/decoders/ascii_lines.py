@@ -51,6 +51,10 @@ class AsciiDecoder:
             self._joined = True
         return self._take(whole) if whole else []
 
+    def end(self) -> list[Packet]:
+        """Take note that nothing more will come; a line without its end may be cut."""
+        return []
+
     def _take(self, lines: bytes) -> list[Packet]:
         if self._bulk and self._shape and self._bulk.fullmatch(lines):
             self._other = None
