@@ -73,7 +73,7 @@
 
 /* The first conversion after the ADC is switched on takes 25 of its clocks, each further one 13 and up to one of waiting.
  * 125 kHz gives all ten bits; 250 kHz, a little beyond what the data sheet promises them for, is for high rates. */
-#define ADC_CLOCKS (25 + 14 * (CHANNELS - 1))
+#define ADC_CLOCKS (25 + 14 * CHANNELS)
 #define ADC_SPARE_US 60
 #if ADC_CLOCKS * 8 + ADC_SPARE_US <= PERIOD_US
 #define ADC_SPEED (_BV(ADPS2) | _BV(ADPS1) | _BV(ADPS0))
@@ -155,8 +155,14 @@ static inline void block_is_full(uint32_t first_us) {
 }
 
 ISR(ADC_vect) {
+    static bool settled;
     static uint8_t channel, filled;
     static uint32_t first_us;
+    if (!settled) { /* the first conversion is thrown away: the reference comes up in it */
+        settled = true;
+        convert(0);
+        return;
+    }
     if (filled == 0)
         first_us = now_us;
     codes[filling][filled++] = ADC;
@@ -165,6 +171,7 @@ ISR(ADC_vect) {
         return;
     }
     channel = 0;
+    settled = false;
     ADCSRA = 0; /* an ADC that is left on starts a conversion of its own whenever the processor falls asleep */
     if (filled == VALUES) {
         filled = 0;
