@@ -2,7 +2,7 @@
 # make test   set up and run all checks and tests
 # make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
 # make accuracy   what is found, and what is not, beside other detectors: writes docs/accuracy.md
-# make firmware   build the board's program (CHANNELS=4 and other options)     make test-firmware   run it in an emulator
+# make firmware   build the board's program (CHANNELS=4 and other options)   make test-firmware   run it in an emulator
 # make bench-heavy   the speed part with everything: all lengths, LibEMG too (1.2 GB to install), a day of text
 
 PYTHON ?= python3
@@ -86,7 +86,8 @@ avr-needed:
 	    apt-get install -q -y --no-install-recommends gcc-avr binutils-avr avr-libc; }
 
 emulator-needed:
-	@command -v gcc >/dev/null && printf '#include <simavr/sim_avr.h>\n#include <libelf.h>\n' | gcc -E - >/dev/null 2>&1 || { \
+	@command -v gcc >/dev/null && \
+	  printf '#include <simavr/sim_avr.h>\n#include <libelf.h>\n' | gcc -E - >/dev/null 2>&1 || { \
 	  echo "Installing libsimavr-dev, libelf-dev, gcc and libc6-dev with apt"; \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive \
