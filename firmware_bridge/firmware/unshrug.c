@@ -71,8 +71,9 @@
 #define INFO_BLOCKS ((RATE_HZ + BLOCK - 1) / BLOCK) /* a second */
 #define BYTES_PER_S (DATA_BYTES * ((RATE_HZ + BLOCK - 1) / BLOCK) + INFO_BYTES)
 
-/* The first conversion after the ADC is switched on takes 25 of its clocks, each further one 13 and up to one of waiting.
- * 125 kHz gives all ten bits; 250 kHz, a little beyond what the data sheet promises them for, is for high rates. */
+/* The first conversion after the ADC is switched on takes 25 of its clocks, each further one 13 and up to one of
+ * waiting. 125 kHz gives all ten bits; 250 kHz, a little beyond what the data sheet promises them for, is for high
+ * rates. */
 #define ADC_CLOCKS (25 + 14 * CHANNELS)
 #define ADC_SPARE_US 60
 #if ADC_CLOCKS * 8 + ADC_SPARE_US <= PERIOD_US
