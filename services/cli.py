@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to the terminal")
     _recording(analyze)
 
+    decode = commands.add_parser("decode", help="a captured byte stream as CSV, with counters, losses and damage")
+    decode.add_argument("raw", metavar="RAW", help="the file; - for standard input")
+    decode.add_argument("--board", required=True, metavar="NAME", help="which board sent it; see `unshrug boards`")
+    decode.add_argument("--channels", type=int, default=0, metavar="N", help="how many, where the format does not tell")
+    decode.add_argument("--units", type=_unit, choices=("counts", "uV"), default="counts")
+    decode.add_argument("--uv-per-count", type=_positive, metavar="X", help="size of one count at the electrodes in µV")
+
     commands.add_parser("boards", help="the boards that Unshrug knows, and the ports that are plugged in")
 
     check = commands.add_parser("check", help="a doctor for settings, broker, port, motor, permissions and clock")

@@ -29,6 +29,7 @@ from services.broker import BrokerError, answers, find_broker, mosquitto
 from services.clock import Clock
 from services.contract import Contract
 from services.daemon import Service, Threaded
+from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
 from services.mqtt import MqttSink
 from services.pipeline import Pipeline
@@ -37,7 +38,9 @@ from services.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
 
-FAILURES = (SettingsError, RecordingError, PortError, SignalError)
+_CHUNK = 65536
+
+FAILURES = (SettingsError, RecordingError, PortError, SignalError, DecodingError)
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -350,6 +353,30 @@ def _or_dash(value: float | None) -> str:
     return "--" if value is None else f"{value:.1f}"
 
 
+def decode(options: argparse.Namespace) -> int:
+    """Write a captured byte stream as CSV."""
+    _known_board(options.board)
+    board = BOARDS[options.board]
+    most = board.most_channels
+    if most and not 1 <= options.channels <= most:
+        raise DecodingError(f"--channels: expected 1 to {most}, for the format of {board.name} does not tell")
+    board = replace(board, uv_per_count=options.uv_per_count or board.uv_per_count)
+    in_uv = options.units == "uV"
+    with contextlib.ExitStack() as stack:
+        try:
+            raw = io.FileIO(0 if options.raw == "-" else options.raw, closefd=options.raw != "-")
+            stack.callback(raw.close)
+            chunks = iter(lambda: raw.read(_CHUNK) or b"", b"")
+            tally = decode_stream(chunks, board, sys.stdout.write, channels=options.channels, in_uv=in_uv)
+        except (IsADirectoryError, FileNotFoundError, PermissionError) as error:
+            raise DecodingError(f"{options.raw}: {error.strerror}") from None
+        except DecodingError as error:
+            raise DecodingError(f"{options.raw}: {error}") from None
+    sys.stdout.flush()
+    print(f"unshrug: {tally}", file=sys.stderr)
+    return 0
+
+
 def boards(_: argparse.Namespace) -> int:
     """List the boards that are known and the ports that are there."""
     print("Boards:")
@@ -453,6 +480,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "replay": replay,
     "analyze": analyze,
+    "decode": decode,
     "boards": boards,
     "check": check,
 }

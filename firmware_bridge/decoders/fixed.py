@@ -152,7 +152,7 @@ class FixedDecoder:
         if self._layout.tick_us is None:
             out.append(Samples(codes, seq=first, steps=len(codes)))
         else:
-            out.append(Samples(codes, device_us=first))
+            out.append(Samples(codes, device_us=first, times_us=counts))
 
 
 def big_endian(frames: Frames, first: int, n: int, size: int, *, signed: bool) -> NDArray[np.int64]:
