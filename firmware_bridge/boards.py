@@ -71,6 +71,7 @@ class Board:
     note: str = ""
 
 
+_LINES = _tells(AsciiDecoder)
 _BIOAMP_GAIN = 2420  # Muscle BioAmp Candy and BisCute; other BioAmps have other gains
 _CHORDS = Board(
     "chords", "Chords firmware on an Uno, Nano or Mega with a Muscle BioAmp", _tells(ChordsDecoder),
@@ -93,15 +94,15 @@ BOARDS = {
             start=sends(b"vb"), stop=b"s", describes_itself=True,
         ),
         Board(
-            "ascii", "any sketch that prints lines of numbers", _tells(AsciiDecoder),
+            "ascii", "any sketch that prints lines of numbers", _LINES,
             note="lost lines show only in the rate",
         ),
         Board(
-            "myoware2-5v", "MyoWare 2.0, RAW pin on a 10-bit 5 V Arduino, printed as lines", _tells(AsciiDecoder),
+            "myoware2-5v", "MyoWare 2.0, RAW pin on a 10-bit 5 V Arduino, printed as lines", _LINES,
             uv_per_count=5e6 / 1024 / _MYOWARE_GAIN, adc_bits=10, note="a step of 24 µV hides the rest level",
         ),
         Board(
-            "myoware2-3v3", "MyoWare 2.0, RAW pin on a 12-bit 3.3 V board, printed as lines", _tells(AsciiDecoder),
+            "myoware2-3v3", "MyoWare 2.0, RAW pin on a 12-bit 3.3 V board, printed as lines", _LINES,
             uv_per_count=3.3e6 / 4096 / _MYOWARE_GAIN, adc_bits=12, note="a step of 4 µV blurs the rest level",
         ),
         _CHORDS,

@@ -19,6 +19,7 @@ from firmware_bridge.boards import USB_IDS
 
 _WAIT_S = 0.05  # longest time that one read blocks, so that nothing else waits long
 _PACE_S = 0.005  # pause between reads: a fifth of the wake-ups, for 3 ms of delay
+_URL_WAIT_S = 0.02  # a network port does not say how much waits: ask for plenty and take what comes in this time
 _MOST = 65536
 _BACK_OFF_S = (0.2, 5.0)
 
@@ -119,6 +120,7 @@ class Port:
         self._serial: serial.Serial | None = None
         self._next_try_s = 0.0
         self._back_off_s = _BACK_OFF_S[0]
+        self._is_url = False
         self._pause = False
         self._closed = False
         self.device: str | None = None
@@ -135,7 +137,7 @@ class Port:
         try:
             if self._pause:
                 time.sleep(_PACE_S)
-            data: bytes = port.read(max(1, min(port.in_waiting, _MOST)))
+            data: bytes = port.read(4096 if self._is_url else max(1, min(port.in_waiting, _MOST)))
         except (OSError, TypeError, termios.error) as error:
             self._lose(_why(error, self.device))
             return b""
@@ -170,8 +172,13 @@ class Port:
             return False
         try:
             self.device = resolve(self._spec, self._ports)
+            self._is_url = "://" in self.device
             self._serial = serial.serial_for_url(
-                self.device, baudrate=self._baud, timeout=_WAIT_S, write_timeout=0.2, exclusive=True
+                self.device,
+                baudrate=self._baud,
+                timeout=_URL_WAIT_S if self._is_url else _WAIT_S,
+                write_timeout=0.2,
+                exclusive=True,
             )
         except PortError as error:
             self._lose(str(error))

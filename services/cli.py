@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--units", type=_unit, choices=("counts", "uV"), default="counts")
     decode.add_argument("--uv-per-count", type=_positive, metavar="X", help="size of one count at the electrodes in µV")
 
-    commands.add_parser("boards", help="the boards that Unshrug knows, and the ports that are plugged in")
+    boards = commands.add_parser("boards", help="the boards that Unshrug knows, and what answers on the ports")
+    boards.add_argument("--port", metavar="PORT", help="ask this one only, a device or a pyserial URL")
 
     check = commands.add_parser("check", help="a doctor for settings, broker, port, motor, permissions and clock")
     _settings(check)

@@ -21,9 +21,10 @@ from typing import Any
 
 from dsp.filters import SignalError
 from dsp.reference import Calibration
-from firmware_bridge.boards import BOARDS, sends
-from firmware_bridge.bridge import Bridge
+from firmware_bridge.boards import BOARDS, Board, sends
+from firmware_bridge.bridge import UNUSED, Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
+from firmware_bridge.probe import choose, identify_all
 from firmware_bridge.recordings import ReadOptions, Recording, RecordingError, open_recording
 from services.broker import BrokerError, answers, find_broker, mosquitto
 from services.clock import Clock
@@ -70,7 +71,7 @@ def demo(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Be the service."""
-    settings = _with_board(options)
+    settings = _chosen_port(_with_board(options))
     with _stop_signal() as stop:
         screen = make_screen(headless=False, quiet=True)
         return _serve(settings, screen, simulated=False, done=lambda _: stop.is_set())
@@ -131,7 +132,7 @@ def _serve(
     clock: Clock | None = None,
 ) -> int:
     """Run the loop with everything around it, and take it down in the right order."""
-    bridge = bridge or Bridge(_board(settings), settings.board.channels)
+    bridge = bridge or _bridge(settings)
     with contextlib.ExitStack() as stack:
         stack.callback(screen.close)
         if settings.mqtt.enabled or not simulated:  # before the motor: its pin may be another service's
@@ -158,6 +159,16 @@ def _serve(
     return 0
 
 
+def _bridge(settings: Settings) -> Bridge:
+    board = _board(settings)
+    inputs = _inputs(board, settings.board.channels)
+    if board.note:
+        log.warning("%s: %s", board.title, board.note)
+    if inputs and not settings.board.channels:
+        log.warning("only the first input is used; board.channels names those in use")
+    return Bridge(board, inputs)
+
+
 def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: contextlib.ExitStack) -> None:
     try:
         broker = find_broker(settings.mqtt)
@@ -175,7 +186,7 @@ def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: conte
     screen.note(f"  mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{contract.root}/#'")
 
 
-def _board(settings: Settings) -> Any:
+def _board(settings: Settings) -> Board:
     """Return the board of the settings, with what they add to it. Raises SettingsError."""
     given = settings.board
     board = BOARDS[given.kind]
@@ -191,7 +202,23 @@ def _board(settings: Settings) -> Any:
         raise SettingsError(
             f"board.uv_per_count: expected the µV at the electrodes that a step of {board.title} is worth"
         )
+    _inputs(board, given.channels)
     return board
+
+
+def _inputs(board: Board, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a board's inputs, in their order; without any it is the first input of several.
+
+    Raises SettingsError where the board has not got such inputs.
+    """
+    if names and all(name == UNUSED for name in names):
+        raise SettingsError(f'board.channels: expected a name for each input in use, and "{UNUSED}" for others')
+    if board.most_channels and len(names) > board.most_channels:
+        raise SettingsError(f"board.channels: {len(names)} names; {board.title} has {board.most_channels} inputs")
+    for k, (name, step) in enumerate(zip(names, board.steps, strict=False)):
+        if name != UNUSED and step != 1:
+            raise SettingsError(f"board.channels: {name!r} is on {board.label}{k + 1}; {board.note}")
+    return names or (("ch1",) if board.has_spare else ())
 
 
 class _RunsAlreadyError(SettingsError):
@@ -377,21 +404,41 @@ def decode(options: argparse.Namespace) -> int:
     return 0
 
 
-def boards(_: argparse.Namespace) -> int:
-    """List the boards that are known and the ports that are there."""
+def boards(options: argparse.Namespace) -> int:
+    """List the boards that are known, and the ports that are there with what answers on them."""
     print("Boards:")
     for board in BOARDS.values():
-        scale = f"{board.uv_per_count:.3g} µV a count" if board.uv_per_count else "scale from the board or the settings"
+        scale = (
+            f"{board.uv_per_count:.3g} µV a count" if board.uv_per_count else "board.uv_per_count must say the scale"
+        )
         if board.describes_itself:
             scale = "tells rate and scale itself"
-        print(f"  {board.name:14} {board.title}; {board.baud} baud, {scale}")
+        rate = f", {board.rate_hz:g} Hz" if board.rate_hz else ""
+        print(f"  {board.name:14} {board.title}; {board.baud} baud{rate}, {scale}")
+        if board.note:
+            print(f"  {'':14} ({board.note})")
     print("Ports:")
-    ports = found_ports()
-    for port in ports:
-        print(f"  {port.path}  {port.title}")
-    if not ports:
-        print("  none; plug a board in")
+    found = [(port.path, port.title) for port in found_ports() if port.known]
+    asked = [(options.port, "")] if options.port else found
+    if asked:
+        print("  asking each, for up to half a minute ...", flush=True)
+    for (path, title), answer in zip(asked, identify_all([path for path, _ in asked]), strict=True):
+        print(f"  {path}  {title and title + ': '}{answer.board or 'no board'}; {answer.seen}")
+    for port in () if options.port else found_ports():
+        if not port.known:
+            print(f"  {port.path}  {port.title}: not asked; give it with --port")
+    if not asked:
+        print("  none that a board may be on; plug one in, or name one with --port")
     return 0
+
+
+def _chosen_port(settings: Settings) -> Settings:
+    """Where `auto` finds more than one port, keep to the one with the wearer's board. Raises PortError."""
+    found = [port.path for port in found_ports() if port.known]
+    if settings.board.port != "auto" or len(found) < 2:
+        return settings
+    print(f"unshrug: {len(found)} ports; asking each for the board {settings.board.kind}", file=sys.stderr)
+    return replace(settings, board=replace(settings.board, port=choose(settings.board.kind, found)))
 
 
 def check(options: argparse.Namespace) -> int:

@@ -136,6 +136,11 @@ class Cable:
         tty.setraw(self._slave)
         self.path = os.ttyname(self._slave)
 
+    @property
+    def master(self) -> int:
+        """The board's end."""
+        return self._master
+
     def send(self, data: bytes) -> None:
         while data:
             data = data[os.write(self._master, data) :]
