@@ -22,6 +22,7 @@ from typing import Any
 from dsp.filters import SignalError
 from dsp.reference import Calibration
 from firmware_bridge.boards import BOARDS, Board, sends
+from firmware_bridge.brainflow_stream import PREFIX, BrainflowError, board_of
 from firmware_bridge.bridge import UNUSED, Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
 from firmware_bridge.probe import choose, identify_all
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 65536
 
-FAILURES = (SettingsError, RecordingError, PortError, SignalError, DecodingError)
+FAILURES = (SettingsError, RecordingError, PortError, SignalError, DecodingError, BrainflowError)
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -160,7 +161,8 @@ def _serve(
 
 
 def _bridge(settings: Settings) -> Bridge:
-    board = _board(settings)
+    through_brainflow = settings.board.port.startswith(PREFIX)
+    board = board_of(settings.board.port) if through_brainflow else _board(settings)
     inputs = _inputs(board, settings.board.channels)
     if board.note:
         log.warning("%s: %s", board.title, board.note)
