@@ -23,6 +23,7 @@ class Board:
 
     `start` is sent until samples come and must be safe to repeat. A board with `describes_itself` sends its rate,
     channels and scale. `counter` is how far its counter goes before it starts again at 0, and `clock_us` its clock.
+    `codes` are the lowest and the highest, where they do not follow from `adc_bits`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Board:
     rate_hz: float | None = None
     uv_per_count: float | None = None
     adc_bits: int | None = None
+    codes: tuple[float, float] | None = None
     start: bytes = b""
     stop: bytes = b""
     describes_itself: bool = False

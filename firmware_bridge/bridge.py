@@ -151,9 +151,10 @@ class Bridge:
         return self.signal
 
 
-def signal_of(board: Board, names: tuple[str, ...], codes: tuple[int, int] | None = None) -> Signal:
+def signal_of(board: Board, names: tuple[str, ...], codes: tuple[float, float] | None = None) -> Signal:
     """Describe what such a board sends; `codes` are its lowest and highest, else they follow from its ADC's bits."""
     scale = board.uv_per_count
+    codes = codes or board.codes
     if codes is None and board.adc_bits is not None:
         codes = 0, 2**board.adc_bits - 1
     rails = (codes[0] * scale, codes[1] * scale) if codes and scale else None
