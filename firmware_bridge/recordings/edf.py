@@ -65,7 +65,7 @@ class _File:
     """Where the samples stand. `interrupted` says that records need not follow each other."""
 
     path: Path
-    wide: int
+    wide: int  # bytes of a number
     size: int
     records: int
     duration_s: Fraction

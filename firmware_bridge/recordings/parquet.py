@@ -1,5 +1,6 @@
 """Recordings as data frames: Parquet, which pandas, polars and R read too. Needs pyarrow, an optional extra."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,8 @@ class _Frame:
         names = [self.header[k] for k in columns]
         first = 1
         with _open(self.path) as file:
-            for batch in file.iter_batches(PIECE, columns=names):
+            batches = file.iter_batches(PIECE, columns=names)
+            while (batch := _next(self.path, batches)) is not None:
                 arrays = [_numbers(self.path, name, batch.column(name)) for name in names]
                 yield range(first, first + batch.num_rows), np.stack(arrays, axis=1)
                 first += batch.num_rows
@@ -126,9 +128,21 @@ def _numbers(path: Path, name: str, column: Any) -> Array:
 
 
 def _open(path: Path) -> Any:
-    pa, pq = _pyarrow(path)
-    try:
+    _, pq = _pyarrow(path)
+    with _damage(path):
         return pq.ParquetFile(path)
+
+
+def _next(path: Path, batches: Iterator[Any]) -> Any:
+    with _damage(path):
+        return next(batches, None)
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    pa, _ = _pyarrow(path)
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise RecordingError(f"{path}: damaged Parquet ({str(error).splitlines()[0]})") from None
 
