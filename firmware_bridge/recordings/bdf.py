@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_bridge.blocks import SampleBlock, Signal
-from firmware_bridge.recordings.recording import Array, RecordingError
+from firmware_bridge.recordings.recording import Array, RecordingError, is_whole
 
 QUANTUM_UV = 0.05
 END = "end of recording"
@@ -248,13 +248,14 @@ class _Scale:
     def __init__(self, signal: Signal, first: Array) -> None:
         step = signal.uv_per_count
         codes = first[~np.isnan(first)] / step if step else np.array([0.5])
+        self._is_whole = bool(is_whole(codes).all())
         rails = None
         if step and signal.rails_uv:
             rails = round(signal.rails_uv[0] / step), round(signal.rails_uv[1] / step)
         facts = [f"uV/count={step!r}"] if step else []
         facts += [f"ADC={rails[0]}..{rails[1]}"] if rails else []
         self.offset = 0
-        if step and bool(np.all(np.abs(codes - np.round(codes)) < 1e-6 * np.maximum(1.0, np.abs(codes)))):
+        if step and self._is_whole:
             self._uv = step
             low, high = rails or (-_MAX, _MAX)
             if high > _MAX:
@@ -277,9 +278,8 @@ class _Scale:
         codes = np.where(missing, 0.0, values) / self._uv - self.offset
         whole = np.clip(np.round(codes), _MIN, _MAX)
         whole[whole == self.lost] += 1  # no code that came may read as a lost one
-        coarse = self._uv != QUANTUM_UV
-        odd = np.abs(codes - whole) > (np.maximum(1e-6 * np.abs(codes), 1e-3) if coarse else 0.500001)
-        return np.where(missing, self.lost, whole).astype(np.int64), int(odd.sum())
+        fits = is_whole(codes, whole) if self._is_whole else np.abs(codes - whole) < 0.500001
+        return np.where(missing, self.lost, whole).astype(np.int64), int((~fits & ~missing).sum())
 
 
 def _record_of(rate_hz: float) -> tuple[int, str]:

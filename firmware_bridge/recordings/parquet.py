@@ -19,6 +19,7 @@ from firmware_bridge.recordings.recording import (
     Recording,
     RecordingError,
     choose,
+    is_whole,
     new_file,
     recording_of,
     regular,
@@ -103,7 +104,7 @@ def write(recording: Recording, path: Path) -> None:
     }
     names = ["time_s", *(f"{name}_uV" for name in signal.channels)]
     schema = pa.schema([(name, pa.float64()) for name in names], metadata={_KEY: json.dumps(about).encode()})
-    with new_file(path) as file, pq.ParquetWriter(file, schema) as writer:
+    with new_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for start, values in regular(recording):
             time_s = np.arange(start, start + len(values)) / signal.rate_hz
             table = [pa.array(time_s), *(pa.array(column, from_pandas=True) for column in values.T)]
@@ -115,8 +116,7 @@ def _codes(values: Array, step: float | None) -> Array:
     if step is None:
         return values
     codes = values / step
-    whole = np.round(codes)
-    return np.where(np.abs(codes - whole) < 1e-6 * np.maximum(1.0, np.abs(codes)), whole, codes)
+    return np.where(is_whole(codes), np.round(codes), codes)
 
 
 def _numbers(path: Path, name: str, column: Any) -> Array:
@@ -130,7 +130,7 @@ def _numbers(path: Path, name: str, column: Any) -> Array:
 def _open(path: Path) -> Any:
     _, pq = _pyarrow(path)
     with _damage(path):
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False)  # else what was read stays in memory
 
 
 def _next(path: Path, batches: Iterator[Any]) -> Any:

@@ -88,6 +88,11 @@ def choose(path: Path, wanted: tuple[str, ...], header: list[str], usual: list[i
     return chosen
 
 
+def is_whole(codes: Array, whole: Array | None = None) -> NDArray[np.bool_]:
+    """Say which codes are these whole numbers, or any, but for how µV are rounded."""
+    return np.asarray(np.abs(codes - (np.round(codes) if whole is None else whole)) < 1e-6 + 1e-9 * np.abs(codes))
+
+
 def regular(recording: Recording) -> Pieces:
     """Yield (first sample, µV) without a hole, from sample 0 on: where samples are missing there are rows of NaN."""
     at = 0
