@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import argparse
+import errno
 import logging
 import math
 import os
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.close()
         code = 0
     except OSError as error:  # a full disk behind the output, say
-        print(f"unshrug: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
+        where = error.filename or ("the output" if error.errno == errno.ENOSPC else "")
+        print(f"unshrug: {where}{': ' if where else ''}{error.strerror or error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still waiting to be printed has nowhere to go
         code = 1
     sys.exit(code)

@@ -148,7 +148,8 @@ def _scale(signal: _Signal, path: Path, options: ReadOptions) -> _Scale:
     if own_step or options.units == "counts":
         if not own_step:
             raise RecordingError(f"{path}: counts of an unknown size; expected --uv-per-count X or a --board")
-        return _Scale(own_step, 1.0, 0.0, signal.digital, None)
+        lost = int(signal.facts["lost"]) if signal.facts else None
+        return _Scale(own_step, 1.0, 0.0, signal.digital, lost)
     (low, high), (low_uv, high_uv) = signal.digital, signal.physical
     unit = _unit(signal, options)
     if unit is None:

@@ -200,6 +200,12 @@ def test_a_storm_of_losses_does_not_crowd_out_what_else_happened(tmp_path: Path)
     assert [t for _, _, t in found if t.startswith("bad")] == ["bad: lost 30000 samples"]
 
 
+def test_lost_values_stay_lost_when_the_caller_corrects_the_scale(tmp_path: Path) -> None:
+    write(tmp_path / "x.bdf", SIGNAL, holes())
+    found = joined(list(open_recording(tmp_path / "x.bdf", ReadOptions(uv_per_count=2 * UV)).blocks()))
+    assert np.array_equal(found[: len(holes())], holes() * 2, equal_nan=True)
+
+
 # Annotations
 
 
