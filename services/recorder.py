@@ -157,6 +157,6 @@ class Recorder:
     def _fail(self, error: RecordingError) -> None:
         """End the recording as it is; what was written stays."""
         self.error = str(error)
-        log.error("%s; the recording ends here, everything else goes on", error)
+        log.error("%s; the recording ends here", error)
         if self._writer is not None:
             self._writer.abandon()

@@ -5,7 +5,8 @@
 Values have 24 bits. Where a board sends whole codes they are kept as they are; else values are rounded to
 `QUANTUM_UV`. The digital minimum of a channel says that the value was lost; "bad: lost" annotations say it in words.
 The transducer field of each channel tells what eight digits cannot, as `key=value`: the exact size of a count in
-µV, the ADC's lowest and highest code, the code of a lost value, and the offset of codes that need it.
+µV, the ADC's lowest and highest code, the code of a lost value, and the offset of codes that need it. The last record
+is filled up with lost values; the annotation "end of recording" says where they begin.
 """
 
 import contextlib
