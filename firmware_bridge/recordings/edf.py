@@ -32,6 +32,7 @@ _EDF, _BDF = b"0       ", b"\xffBIOSEMI"
 _ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 _FACTS = re.compile(r"(uV/count|ADC|offset|quantum|lost)=(\S+)")
 _MOST_PAUSE_S = 86_400.0
+_LEAST_RECORD_S = 1e-6
 _WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
 
 
@@ -207,12 +208,13 @@ def _open(path: Path, file: BinaryIO) -> _File:
         signals.append(_Signal(label, transducer, unit, physical, digital, prefilter, int(samples), begin))
         begin += wide * int(samples)
     texts = [s for s in signals if s.label in _ANNOTATIONS]
-    duration_s = Fraction(head[244:252].strip())
+    said_s = head[244:252].strip()
+    if not _LEAST_RECORD_S <= float(said_s) <= _MOST_PAUSE_S:  # else an exponent could ask for a fraction without end
+        raise ValueError(f"records of {said_s} s")
+    duration_s = Fraction(said_s)
     numbers = tuple(s for s in signals if s.label not in _ANNOTATIONS)
     if not numbers:
         raise RecordingError(f"{path}: no signals, only annotations")
-    if duration_s <= 0:
-        raise ValueError(f"records of {head[244:252].strip()} s")
     there = (os.fstat(file.fileno()).st_size - size) // begin
     said = int(head[236:244])
     if said > there:
@@ -277,11 +279,10 @@ def _numbers(records: NDArray[np.uint8], signal: _Signal, wide: int) -> NDArray[
 
 
 def _onset(record: NDArray[np.uint8], opened: _File, number: int) -> Fraction:
-    text = _text_of(record, opened).partition(b"\x14")[0].partition(b"\x15")[0]
-    try:
-        return Fraction(text.decode("ascii"))
-    except ValueError:
-        raise RecordingError(f"{opened.path}: record {number} does not say when it begins") from None
+    text = re.match(rb"[+-]\d{1,12}(\.\d{0,12})?(?=[\x14\x15])", _text_of(record, opened))
+    if text is None:
+        raise RecordingError(f"{opened.path}: record {number} does not say when it begins")
+    return Fraction(text[0].decode("ascii"))
 
 
 def _text_of(record: NDArray[np.uint8], opened: _File) -> bytes:

@@ -131,6 +131,15 @@ def test_records_that_overlap_or_have_no_time_are_said(onset: str, tmp_path: Pat
     assert said.startswith("record 2 ")
 
 
+@pytest.mark.parametrize("length", ["0", "-1", "nan", "inf", "1e999999", "1e-99999", "x", ""])
+def test_a_record_of_no_length_or_of_an_endless_one_is_said(length: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.edf", signal())
+    data = bytearray(path.read_bytes())
+    data[244:252] = length.ljust(8).encode()
+    path.write_bytes(data)
+    assert error_of(path).startswith("the EDF header is damaged (")
+
+
 @pytest.mark.parametrize("count", [-1, 9])
 def test_a_count_of_records_that_is_not_true_is_seen_through(
     count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
