@@ -45,9 +45,10 @@ class Board:
     come, and again if none do. A board with `describes_itself` sends its rate, channels and scale.
 
     `most_channels` is set where the format does not tell how many channels there are, `has_spare` where the board
-    sends all its inputs, used or not. `steps` says how many counts a step of each input is, where not one. With
-    `shares_rate` the channels take turns. `counter` is how far its counter goes before it starts again at 0, and
-    `clock_us` its clock. `label` is what the board calls its inputs, and `note` what it cannot give.
+    sends all its inputs, used or not. `codes` are the lowest and the highest, where they do not follow from
+    `adc_bits`; `steps` says how many counts a step of each input is, where not one. With `shares_rate` the channels
+    take turns. `counter` is how far its counter goes before it starts again at 0, and `clock_us` its clock. `label`
+    is what the board calls its inputs, and `note` what it cannot give.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Board:
     rate_hz: float | None = None
     uv_per_count: float | None = None
     adc_bits: int | None = None
-    signed: bool = False
+    codes: tuple[float, float] | None = None
     start: Callable[[int], tuple[bytes, ...]] = _NOTHING
     stop: bytes = b""
     describes_itself: bool = False
@@ -141,12 +142,12 @@ BOARDS = {
         ),
         Board(
             "cyton", "OpenBCI Cyton on its USB dongle", _tells(openbci.decoder), rate_hz=250,
-            uv_per_count=4.5e6 / (2**23 - 1) / 24, adc_bits=24, signed=True,
+            uv_per_count=4.5e6 / (2**23 - 1) / 24, adc_bits=24, codes=(-(2**23), 2**23 - 1),
             start=sends(b"s", b"d", b"b"), stop=b"s", has_spare=True, counter=256, note="EMG up to 125 Hz only",
         ),
         Board(
             "knight", "NeuroPawn Knight", _tells(knight.decoder), rate_hz=125,
-            uv_per_count=4e6 / (2**15 - 1) / 12, adc_bits=16, signed=True, has_spare=True, counter=256,
+            uv_per_count=4e6 / (2**15 - 1) / 12, adc_bits=16, codes=(-(2**15), 2**15 - 1), has_spare=True, counter=256,
             note="EMG up to 62 Hz only; its channels must have been switched on with the vendor's software",
         ),
     )

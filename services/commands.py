@@ -26,7 +26,7 @@ from firmware_bridge.brainflow_stream import PREFIX, BrainflowError, board_of
 from firmware_bridge.bridge import UNUSED, Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
 from firmware_bridge.probe import choose, identify_all
-from firmware_bridge.recordings import ReadOptions, Recording, RecordingError, open_recording
+from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
 from services.broker import BrokerError, answers, find_broker, mosquitto
 from services.clock import Clock
 from services.contract import Contract
@@ -35,12 +35,14 @@ from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
 from services.mqtt import MqttSink
 from services.pipeline import Pipeline
+from services.recorder import Recorder, default_name
 from services.screen import LiveScreen, Screen, ScreenLog, make_screen
 from services.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 65536
+_REPORT_EVERY_S = 10.0
 
 FAILURES = (SettingsError, RecordingError, PortError, SignalError, DecodingError, BrainflowError)
 
@@ -73,9 +75,43 @@ def demo(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Be the service."""
     settings = _chosen_port(_with_board(options))
+    clock = Clock()
+    recorder = None
+    if options.record is not None:
+        recorder = Recorder(options.record / default_name(settings.wearer.id, clock.wall()), clock)
     with _stop_signal() as stop:
         screen = make_screen(headless=False, quiet=True)
-        return _serve(settings, screen, simulated=False, done=lambda _: stop.is_set())
+        return _serve(settings, screen, simulated=False, done=lambda _: stop.is_set(), clock=clock, recorder=recorder)
+
+
+def record(options: argparse.Namespace) -> int:
+    """Keep what the board sends in a file, and what is found in it."""
+    settings = _chosen_port(_with_board(options))
+    settings = replace(settings, cue=replace(settings.cue, enabled=False), mqtt=replace(settings.mqtt, enabled=False))
+    clock = Clock()
+    recorder = Recorder(options.out or Path(default_name(settings.wearer.id, clock.wall())), clock)
+
+    def done(_: bytes) -> bool:
+        over = options.seconds is not None and recorder.running_s >= options.seconds
+        return over or stop.is_set() or recorder.error is not None
+
+    with _stop_signal() as stop:
+        screen = make_screen(headless=True, quiet=True)
+        screen.note(f"recording to {recorder.path}; Ctrl-C ends it")
+        _serve(settings, screen, simulated=True, done=done, clock=clock, recorder=recorder)
+    if recorder.error is None and recorder.summary() is None:
+        raise RecordingError(f"{recorder.path}: no samples came, so nothing was recorded")
+    return int(recorder.error is not None)
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a recording as a table for other programs."""
+    write = WRITERS.get(options.out.suffix.lower())
+    if write is None:
+        raise RecordingError(f"{options.out}: expected a name that ends in {' or '.join(WRITERS)}")
+    _known_board(options.board)
+    write(open_recording(options.recording, _read_options(options)), options.out)
+    return 0
 
 
 def _with_board(options: argparse.Namespace) -> Settings:
@@ -131,6 +167,7 @@ def _serve(
     bridge: Bridge | None = None,
     pipeline: Pipeline | None = None,
     clock: Clock | None = None,
+    recorder: Recorder | None = None,
 ) -> int:
     """Run the loop with everything around it, and take it down in the right order."""
     bridge = bridge or _bridge(settings)
@@ -152,10 +189,13 @@ def _serve(
             clock=clock or Clock(),
             on_board=lambda problem: shown.do(partial(screen.note, f"board: {problem or 'ok'}")),
         )
-        screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
+        if settings.cue.enabled:
+            screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
         if settings.mqtt.enabled:
             _add_mqtt(settings, service, screen, stack)
         service.sinks.append(shown)
+        if recorder is not None:
+            _add_recorder(recorder, service, lambda text: shown.do(partial(screen.note, text)), stack)
         service.run(done)
     return 0
 
@@ -169,6 +209,31 @@ def _bridge(settings: Settings) -> Bridge:
     if inputs and not settings.board.channels:
         log.warning("only the first input is used; board.channels names those in use")
     return Bridge(board, inputs)
+
+
+def _add_recorder(
+    recorder: Recorder, service: Service, note: Callable[[str], None], stack: contextlib.ExitStack
+) -> None:
+    """Let the recorder have blocks and messages, in a thread of its own: what it cannot keep up with is a gap."""
+    kept = Threaded(recorder, "recorder")
+    due_s = _REPORT_EVERY_S
+
+    def report() -> None:
+        nonlocal due_s
+        if recorder.running_s >= due_s and recorder.error is None:
+            due_s += _REPORT_EVERY_S
+            note(recorder.summary() or "")
+
+    def close() -> None:
+        kept.do(recorder.close)
+        kept.close()
+        if recorder.error is None and (said := recorder.summary()):
+            note(said)
+
+    stack.callback(close)
+    service.taps.append(lambda block: kept.do(partial(recorder.block, block)))
+    service.sinks.append(kept)
+    service.chores.append(report)
 
 
 def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: contextlib.ExitStack) -> None:
@@ -309,14 +374,15 @@ def _prepare(options: argparse.Namespace, path: Path) -> tuple[Settings, Recordi
     if options.mains:
         settings = replace(settings, filter=replace(settings.filter, mains=options.mains))
     _known_board(options.board)
-    recording = open_recording(
-        path,
-        ReadOptions(
-            options.rate, options.units, options.board, options.uv_per_count, options.adc_bits, options.channels
-        ),
-    )
+    recording = open_recording(path, _read_options(options))
     given = Given(options.rest, options.rest_uv, tuple(options.reference), options.reference_uv)
     return settings, recording, calibrate(recording, settings, given)
+
+
+def _read_options(options: argparse.Namespace) -> ReadOptions:
+    return ReadOptions(
+        options.rate, options.units, options.board, options.uv_per_count, options.adc_bits, options.channels
+    )
 
 
 def _as_json(results: list[dict[str, Any]]) -> str:
@@ -514,9 +580,13 @@ def _check_broker(settings: Settings) -> tuple[str, str, str]:
 def _config_path(options: argparse.Namespace) -> Path | None:
     if options.config is not None:
         return Path(options.config)
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    usual = (home / "unshrug" / "unshrug.toml", Path("/etc/unshrug/unshrug.toml"))
-    return next((path for path in usual if path.exists()), None)
+    try:
+        home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        usual = (home / "unshrug" / "unshrug.toml", Path("/etc/unshrug/unshrug.toml"))
+        return next((path for path in usual if path.exists()), None)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise SettingsError(f"{what}; expected readable settings, or --config FILE") from None
 
 
 def _load(options: argparse.Namespace) -> Settings:
@@ -527,6 +597,8 @@ def _load(options: argparse.Namespace) -> Settings:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": demo,
     "run": run,
+    "record": record,
+    "export": export,
     "replay": replay,
     "analyze": analyze,
     "decode": decode,

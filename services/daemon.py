@@ -85,6 +85,7 @@ class Service:
         on_board: Callable[[str | None], None] = lambda problem: None,
     ) -> None:
         self.sinks: list[Sink] = []
+        self.taps: list[Callable[[SampleBlock], None]] = []  # who wants the samples themselves; they return soon
         self.chores: list[Callable[[], None]] = []  # what is to be looked after in each round, in the main thread
         self._port = port
         self._bridge = bridge
@@ -138,6 +139,8 @@ class Service:
                 self._haptics.alive()
             self._pipeline.fresh(yes=fresh)
             self._tell(self._pipeline.process(block))
+            for tap in self.taps:
+                tap(block)
         if date.today() != self._today:
             self._today = date.today()
             self._pipeline.new_day()
