@@ -26,6 +26,7 @@ lint: .venv/.dev
 bench: .venv/.dev .venv-bench/.ready mosquitto-needed
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.cost
+	.venv-bench/bin/python -m benchmarks.decoding --write
 	.venv-bench/bin/python -m benchmarks.speed --write
 
 bench-heavy: .venv-bench-heavy/.ready
@@ -63,7 +64,7 @@ test-firmware: .venv/.dev avr-needed emulator-needed
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --upgrade pip
 	.venv-$*/bin/python -m pip install --quiet --editable . --group $*
-	.venv-$*/bin/python -m pip install --quiet --no-deps biosignalsnotebooks==0.6.14
+	.venv-$*/bin/python -m pip install --quiet --no-deps biosignalsnotebooks==0.6.14 bitalino==1.2.6 chordspy==0.2.2
 	@touch $@
 
 # Cues work without a broker, so a demonstration goes on without one; the tests do not.
