@@ -148,7 +148,7 @@ BOARDS = {
         Board(
             "knight", "NeuroPawn Knight", _tells(knight.decoder), rate_hz=125,
             uv_per_count=4e6 / (2**15 - 1) / 12, adc_bits=16, codes=(-(2**15), 2**15 - 1), has_spare=True, counter=256,
-            note="EMG up to 62 Hz only; its channels must have been switched on with the vendor's software",
+            note="too slow for EMG: it can be decoded, not run; the vendor's software switches its channels on",
         ),
     )
 }  # fmt: skip
