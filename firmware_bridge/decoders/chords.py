@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at
 from firmware_bridge.packets import Packet
 
 _SYNC = b"\xc7\x7c"
@@ -26,10 +26,9 @@ def _layout(channels: int) -> Layout:
     def valid(frames: Frames) -> Mask:
         return np.asarray((frames[:, 0] == _SYNC[0]) & (frames[:, 1] == _SYNC[1]) & (frames[:, -1] == _END))
 
-    def count(frames: Frames) -> Counts:
-        return frames[:, 2].astype(np.int64)
-
-    return Layout(length, valid, count, lambda frames: big_endian(frames, 3, channels, 2, signed=False), turn=256)
+    return Layout(
+        length, valid, counter_at(2), lambda frames: big_endian(frames, 3, channels, 2, signed=False), turn=256
+    )
 
 
 class ChordsDecoder:

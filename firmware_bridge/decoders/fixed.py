@@ -155,6 +155,11 @@ class FixedDecoder:
             out.append(Samples(codes, device_us=first, times_us=counts))
 
 
+def counter_at(place: int) -> Callable[[Frames], Counts]:
+    """Return the function that reads a counter of one byte from frames."""
+    return lambda frames: frames[:, place].astype(np.int64)
+
+
 def big_endian(frames: Frames, first: int, n: int, size: int, *, signed: bool) -> NDArray[np.int64]:
     """Return `n` numbers of `size` bytes each, from byte `first` on, of shape (frames, n)."""
     cells = frames[:, first : first + n * size].reshape(len(frames), n, size)

@@ -5,7 +5,7 @@ A0 | counter u8 | i16 big endian x 8 | loose electrodes + | loose electrodes - |
 
 import numpy as np
 
-from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at
 
 CHANNELS = 8
 _START, _END = 0xA0, 0xC0
@@ -15,11 +15,7 @@ def _valid(frames: Frames) -> Mask:
     return np.asarray((frames[:, 0] == _START) & (frames[:, -1] == _END))
 
 
-def _count(frames: Frames) -> Counts:
-    return frames[:, 1].astype(np.int64)
-
-
-_LAYOUT = Layout(21, _valid, _count, lambda frames: big_endian(frames, 2, CHANNELS, 2, signed=True), turn=256)
+_LAYOUT = Layout(21, _valid, counter_at(1), lambda frames: big_endian(frames, 2, CHANNELS, 2, signed=True), turn=256)
 
 
 def decoder() -> FixedDecoder:

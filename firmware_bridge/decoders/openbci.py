@@ -7,7 +7,7 @@ The bytes beside hold acceleration, pins or time, as the last byte says; they ar
 
 import numpy as np
 
-from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at
 
 CHANNELS = 8
 _START, _END = 0xA0, (0xC0, 0xC6)
@@ -17,11 +17,7 @@ def _valid(frames: Frames) -> Mask:
     return np.asarray((frames[:, 0] == _START) & (frames[:, -1] >= _END[0]) & (frames[:, -1] <= _END[1]))
 
 
-def _count(frames: Frames) -> Counts:
-    return frames[:, 1].astype(np.int64)
-
-
-_LAYOUT = Layout(33, _valid, _count, lambda frames: big_endian(frames, 2, CHANNELS, 3, signed=True), turn=256)
+_LAYOUT = Layout(33, _valid, counter_at(1), lambda frames: big_endian(frames, 2, CHANNELS, 3, signed=True), turn=256)
 
 
 def decoder() -> FixedDecoder:

@@ -7,7 +7,7 @@ After a reset some firmware sends a second of packets whose counter stands still
 
 import numpy as np
 
-from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at
 
 CHANNELS = 6
 _SYNC = b"\xa5\x5a\x02"
@@ -17,11 +17,7 @@ def _valid(frames: Frames) -> Mask:
     return np.asarray((frames[:, :3] == np.frombuffer(_SYNC, np.uint8)).all(axis=1))
 
 
-def _count(frames: Frames) -> Counts:
-    return frames[:, 3].astype(np.int64)
-
-
-_LAYOUT = Layout(17, _valid, _count, lambda frames: big_endian(frames, 4, CHANNELS, 2, signed=False), turn=256)
+_LAYOUT = Layout(17, _valid, counter_at(3), lambda frames: big_endian(frames, 4, CHANNELS, 2, signed=False), turn=256)
 
 
 def decoder() -> FixedDecoder:

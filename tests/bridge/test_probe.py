@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import select
 import threading
 from collections.abc import Callable, Iterator
 
@@ -59,17 +58,18 @@ def test_noise_and_chatter_are_no_board() -> None:
 
 
 @contextlib.contextmanager
-def board_that(answers: Callable[[bytes], bytes]) -> Iterator[Cable]:
-    """A board that answers each piece that it hears."""
+def board_that(does: Callable[[Cable], None]) -> Iterator[Cable]:
+    """A board that does the same again and again, about twenty times a second."""
     with cable() as board:
         gone = threading.Event()
+        os.set_blocking(board.master, False)
 
-        def serve() -> None:
-            while not gone.is_set():
-                if select.select([board.master], [], [], 0.02)[0]:
-                    board.send(answers(board.received(256)))
+        def live() -> None:
+            while not gone.wait(0.05):
+                with contextlib.suppress(BlockingIOError):  # nobody reads it, or nobody speaks to it
+                    does(board)
 
-        thread = threading.Thread(target=serve, daemon=True)
+        thread = threading.Thread(target=live, daemon=True)
         thread.start()
         try:
             yield board
@@ -78,8 +78,18 @@ def board_that(answers: Callable[[bytes], bytes]) -> Iterator[Cable]:
             thread.join()
 
 
+def sends(kind: Kind) -> Callable[[Cable], None]:
+    data = b"".join(kind.stream(300))[:2000]
+    return lambda board: board.send(data)
+
+
+def says_its_name(board: Cable) -> None:
+    if b"WHORU" in board.received(256):
+        board.send(b"UNO-R3\r\n\r\n")
+
+
 def test_silent_board_is_asked_for_its_name() -> None:
-    with board_that(lambda heard: b"UNO-R3\r\n\r\n" if b"WHORU" in heard else b"") as board:
+    with board_that(says_its_name) as board:
         assert identify(board.path) == Answer("chords", "says UNO-R3")
 
 
@@ -89,31 +99,9 @@ def test_port_that_cannot_be_opened_says_why(tmp_path_factory: pytest.TempPathFa
     assert "not there" in answer.seen
 
 
-@contextlib.contextmanager
-def board_that_sends(kind: Kind) -> Iterator[Cable]:
-    """A board that sends as soon as, and as long as, anybody listens."""
-    with cable() as board:
-        gone = threading.Event()
-        data = b"".join(kind.stream(300))
-
-        def serve() -> None:
-            while not gone.wait(0.05):
-                with contextlib.suppress(BlockingIOError):
-                    board.send(data[:2000])
-
-        os.set_blocking(board.master, False)
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield board
-        finally:
-            gone.set()
-            thread.join()
-
-
 def test_the_one_board_of_a_kind_is_chosen_among_several_ports() -> None:
     own, lines = KINDS[0], KINDS[1]
-    with board_that_sends(own) as one, board_that_sends(lines) as other:
+    with board_that(sends(own)) as one, board_that(sends(lines)) as other:
         ports = [one.path, other.path]
         assert choose("unshrug", ports) == one.path
         assert choose("myoware2-5v", ports) == other.path
@@ -126,6 +114,6 @@ def test_the_one_board_of_a_kind_is_chosen_among_several_ports() -> None:
 
 
 def test_two_boards_of_a_kind_are_both_named() -> None:
-    with board_that_sends(KINDS[1]) as one, board_that_sends(KINDS[1]) as other, pytest.raises(PortError) as error:
+    with board_that(sends(KINDS[1])) as one, board_that(sends(KINDS[1])) as other, pytest.raises(PortError) as error:
         choose("ascii", [one.path, other.path])
     assert re.match(f"2 boards of kind ascii found.*{one.path}.*{other.path}", str(error.value))
