@@ -54,7 +54,7 @@ def test_samples_before_the_description_are_dropped() -> None:
     early, late = framed(6, info=None), framed(4, first_seq=6)
     bridge, blocks = running([*early, *late])
     assert (len(blocks), blocks[0].start) == (4, 0)
-    assert (bridge.counts.packets, bridge.counts.lost) == (4, 0)
+    assert (bridge.counts.samples, bridge.counts.lost) == (32, 0)
 
 
 @pytest.mark.parametrize(
@@ -328,9 +328,12 @@ def test_board_without_a_start_command_is_sent_nothing() -> None:
 
 
 def test_counts_say_what_came() -> None:
-    frames = framed(10)
-    bridge, _ = running(frames)
-    assert (bridge.counts.bytes, bridge.counts.packets) == (sum(map(len, frames)), 10)
+    frames = framed(10, info=replace(INFO, overruns=3, dropped=2))
+    bridge, _ = running([*frames[:5], frames[6], frames[6], frames[8][:9] + b"x" + frames[8][10:], *frames[9:]])
+    counts = bridge.counts
+    assert (counts.samples, counts.lost, counts.repeated, counts.damaged) == (7 * 8, 3 * 8, 8, 1)
+    assert counts.lost_pct == pytest.approx(30)
+    assert (counts.overruns, counts.dropped, counts.restarts) == (3, 2, 0)
 
 
 @given(boots=st.lists(st.integers(0, 3), min_size=1, max_size=6))
@@ -345,4 +348,5 @@ def test_blocks_never_overlap_however_often_the_board_starts_anew(boots: list[in
             blocks += bridge.feed(frame, now_s)
     values = joined(blocks)  # fails on an overlap
     assert len(values) <= now_s * 1000 + 8 * len(boots)
-    assert len(blocks) == 5 * len(boots)
+    # Without another boot id, what comes again within a moment is taken for the same.
+    assert 8 * len(blocks) + bridge.counts.repeated == 5 * 8 * len(boots)
