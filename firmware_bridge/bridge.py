@@ -130,7 +130,8 @@ class Bridge:
     def notes(self) -> list[str]:
         """Say in a few words what the wearer should know though samples are good; in the same words each time."""
         measured, nominal = self._timeline.measured_hz, self._timeline.rate_hz
-        if self._rate_note is None and self._timeline.settled and measured and abs(measured / nominal - 1) > _RATE_NOTE:
+        off = abs(measured / nominal - 1) if measured and self._timeline.settled else 0.0
+        if self._rate_note is None and _RATE_NOTE < off <= _RATE_TOLERANCE:
             self._rate_note = f"the board sends {measured:.4g} samples/s, not {nominal:g}: times follow what it sends"
         notes = [self._rate_note] if self._rate_note else []
         if self._info and self._info.overruns:

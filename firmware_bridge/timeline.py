@@ -93,7 +93,8 @@ class Timeline:
         if missing is None:
             missing = max(0, round(self._late(n, now_s)))
             self._begin()
-        again = min(n, max(0, -missing))
+        whole = packet.seq is not None and packet.steps == 1  # such a packet comes again as a whole or not at all
+        again = n if missing < 0 and whole else min(n, max(0, -missing))
         self.repeated += again
         if again == n:
             return None
