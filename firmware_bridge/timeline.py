@@ -24,12 +24,12 @@ class Timeline:
     says how long nothing came. `now_s` is monotonic.
 
     A small counter hides losses of whole turns, and without counter and clock all are hidden. They show as samples
-    that are late from then on: a step up of the host's time minus the sample's, by seconds' most punctual arrivals,
+    that are late from then on: a step up of the host's time minus the sample's, by each second's most punctual arrival,
     which lasts 3 s. Such a loss is found 3 to 5 s later and left room for before the next packet. So it is in the wrong
     place by that, and its length is off by what the punctual arrivals jitter: below 1 ms over USB, up to 8 ms where
-    an adapter asks every 16 ms. What is shorter than 30 ms (without a counter), or than three times the jitter so far,
-    is not found; nor what is lost in the first 10 s of a connection, or again and again within seconds, which looks
-    like a slower board.
+    an adapter asks every 16 ms. (Of a small counter it is whole turns, exactly.) What is shorter than 30 ms (without
+    a counter), than a packet and a half or than three times the jitter so far is not found; nor what is lost in
+    the first 10 s of a connection, or again and again within seconds, which looks like a slower board.
 
     Without `live` the samples come as fast as they can be read, and the host's clock says nothing of that.
     """
@@ -48,6 +48,7 @@ class Timeline:
         self._last: Samples | None = None
         self._device_s = 0.0
         self._fresh = True
+        self._grain = 1.0  # samples of the shorter packets of late
         self._owed = 0  # samples known to be lost, to be left room for before the next packet
 
     @property
@@ -165,6 +166,7 @@ class Timeline:
             if packet.seq is None:
                 self._device.see((self.next - len(packet.codes)) / self.rate_hz, self._device_s)
         self._last = packet
+        self._grain = min(len(packet.codes), 1.01 * self._grain)
         if self._line.see(self.next / self.rate_hz, now_s) and self._live and packet.device_us is None:
             self._find_hidden(packet)
 
@@ -177,8 +179,9 @@ class Timeline:
         step_s = min(after) - min(before)
         usual = sorted(late[: -_AFTER - _EDGE])
         jitter_s = usual[len(usual) * 9 // 10]
-        # A slope that changes is no step: it goes on rising.
-        if step_s < 3 * jitter_s or max(after) - min(after) > step_s / 4:
+        # Packets that beat with the polls of an adapter make steps as long as they are. A slope that changes is no
+        # step: it goes on rising.
+        if step_s < max(3 * jitter_s, 1.5 * self._grain / self.rate_hz) or max(after) - min(after) > step_s / 4:
             return
         samples = self._as_loss(step_s, jitter_s, packet)
         if samples:
@@ -193,7 +196,7 @@ class Timeline:
             whole = round(samples / turn) * turn
             if whole and abs(samples - whole) <= min(turn / 4, (_LEAST_STEP_S + jitter_s) * self.rate_hz):
                 return whole
-        least_s = max(_LEAST_STEP_S, 1.5 / self.rate_hz) if packet.seq is None else _ANEW_S
+        least_s = _LEAST_STEP_S if packet.seq is None else _ANEW_S
         return round(samples) if step_s >= least_s else 0
 
 

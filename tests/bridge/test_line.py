@@ -22,7 +22,7 @@ def errors_ms(line: Line, packet_s: float, drift: float, arrived_s: Array, *, fr
 
 
 # Ten minutes, with stalls of 10-100 ms; the goals leave room for other seeds.
-@pytest.mark.parametrize("packet_s", [0.001, 0.008])
+@pytest.mark.parametrize("packet_s", [0.004, 0.008])
 @pytest.mark.parametrize(
     ("drift", "poll_s", "sd_ms", "most_ms", "ppm"),
     [
@@ -45,7 +45,7 @@ def test_a_drifting_clock_is_followed_to_a_fraction_of_the_delays(
 
 @pytest.mark.parametrize("poll_s", [0.0, 0.016])
 def test_a_resonator_that_is_half_a_percent_off_is_right_after_hours(poll_s: float) -> None:
-    wrong = errors_ms(Line(), 0.064, 0.005, arrivals(4 * 3600, 0.064, 0.005, poll_s), from_s=60)
+    wrong = errors_ms(Line(), 0.064, 0.005, arrivals(2 * 3600, 0.064, 0.005, poll_s), from_s=60)
     assert abs(wrong).max() < 10
 
 
