@@ -2,6 +2,7 @@
 # make test   set up and run all checks and tests
 # make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
 # make accuracy   what is found, and what is not, beside other detectors: writes docs/accuracy.md
+# make firmware   build the board's program (CHANNELS=4 and other options)   make test-firmware   run it in an emulator
 # make bench-heavy   the speed part with everything: all lengths, LibEMG too (1.2 GB to install), a day of text
 
 PYTHON ?= python3
@@ -9,11 +10,12 @@ SECONDS ?= 110
 BIN := .venv/bin
 
 .PHONY: demo test lint bench bench-heavy accuracy picture mosquitto-wanted mosquitto-needed clean
+.PHONY: firmware test-firmware avr-needed emulator-needed
 
 demo: .venv/.runtime mosquitto-wanted
 	$(BIN)/unshrug demo $(if $(filter-out 0,$(SECONDS)),--seconds $(SECONDS))
 
-test: lint mosquitto-needed
+test: lint mosquitto-needed avr-needed emulator-needed
 	$(BIN)/python -m pytest
 
 lint: .venv/.dev
@@ -24,6 +26,7 @@ lint: .venv/.dev
 bench: .venv/.dev .venv-bench/.ready mosquitto-needed
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.cost
+	.venv-bench/bin/python -m benchmarks.decoding --write
 	.venv-bench/bin/python -m benchmarks.speed --write
 
 bench-heavy: .venv-bench-heavy/.ready
@@ -35,6 +38,13 @@ accuracy: .venv-bench/.ready
 
 picture: .venv/.dev
 	$(BIN)/python docs/picture.py
+
+# Options such as CHANNELS=4 reach it as they are.
+firmware: avr-needed
+	@$(MAKE) --no-print-directory -C firmware_bridge/firmware
+
+test-firmware: .venv/.dev avr-needed emulator-needed
+	$(BIN)/python -m pytest tests/firmware
 
 .venv/.runtime: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Unshrug needs Python 3.11 or newer")'
@@ -54,7 +64,7 @@ picture: .venv/.dev
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --upgrade pip
 	.venv-$*/bin/python -m pip install --quiet --editable . --group $*
-	.venv-$*/bin/python -m pip install --quiet --no-deps biosignalsnotebooks==0.6.14
+	.venv-$*/bin/python -m pip install --quiet --no-deps biosignalsnotebooks==0.6.14 bitalino==1.2.6 chordspy==0.2.2
 	@touch $@
 
 # Cues work without a broker, so a demonstration goes on without one; the tests do not.
@@ -68,5 +78,21 @@ mosquitto-needed:
 	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -q -y --no-install-recommends mosquitto mosquitto-clients; }
 
+avr-needed:
+	@command -v avr-gcc >/dev/null && command -v avr-size >/dev/null && \
+	  echo '#include <avr/io.h>' | avr-gcc -mmcu=atmega328p -E - >/dev/null 2>&1 || { \
+	  echo "Installing gcc-avr, binutils-avr and avr-libc with apt"; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -q -y --no-install-recommends gcc-avr binutils-avr avr-libc; }
+
+emulator-needed:
+	@command -v gcc >/dev/null && \
+	  printf '#include <simavr/sim_avr.h>\n#include <libelf.h>\n' | gcc -E - >/dev/null 2>&1 || { \
+	  echo "Installing libsimavr-dev, libelf-dev, gcc and libc6-dev with apt"; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -q -y --no-install-recommends libsimavr-dev libelf-dev gcc libc6-dev; }
+
 clean:
-	rm -rf .venv .venv-bench .venv-bench-heavy dist
+	rm -rf .venv .venv-bench .venv-bench-heavy dist firmware_bridge/firmware/build

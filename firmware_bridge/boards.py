@@ -19,6 +19,10 @@ class Decoder(Protocol):
         """Take any number of bytes; return the packets that they complete."""
         ...
 
+    def end(self) -> list[Packet]:
+        """Take note that nothing more will come; return what has waited for more."""
+        ...
+
 
 def _tells(make: Callable[[], Decoder]) -> Callable[[int], Decoder]:
     """Make a decoder of a format that tells its channels itself."""
@@ -41,9 +45,10 @@ class Board:
     come, and again if none do. A board with `describes_itself` sends its rate, channels and scale.
 
     `most_channels` is set where the format does not tell how many channels there are, `has_spare` where the board
-    sends all its inputs, used or not. `steps` says how many counts a step of each input is, where not one. With
-    `shares_rate` the channels take turns. `counter` is how far its counter goes before it starts again at 0, and
-    `clock_us` its clock. `label` is what the board calls its inputs, and `note` what it cannot give.
+    sends all its inputs, used or not. `codes` are the lowest and the highest, where they do not follow from
+    `adc_bits`; `steps` says how many counts a step of each input is, where not one. With `shares_rate` the channels
+    take turns. `counter` is how far its counter goes before it starts again at 0, and `clock_us` its clock. `label`
+    is what the board calls its inputs, and `note` what it cannot give.
     """
 
     name: str
@@ -53,7 +58,7 @@ class Board:
     rate_hz: float | None = None
     uv_per_count: float | None = None
     adc_bits: int | None = None
-    signed: bool = False
+    codes: tuple[float, float] | None = None
     start: Callable[[int], tuple[bytes, ...]] = _NOTHING
     stop: bytes = b""
     describes_itself: bool = False
@@ -67,6 +72,7 @@ class Board:
     note: str = ""
 
 
+_LINES = _tells(AsciiDecoder)
 _BIOAMP_GAIN = 2420  # Muscle BioAmp Candy and BisCute; other BioAmps have other gains
 _CHORDS = Board(
     "chords", "Chords firmware on an Uno, Nano or Mega with a Muscle BioAmp", _tells(ChordsDecoder),
@@ -89,15 +95,15 @@ BOARDS = {
             start=sends(b"vb"), stop=b"s", describes_itself=True,
         ),
         Board(
-            "ascii", "any sketch that prints lines of numbers", _tells(AsciiDecoder),
+            "ascii", "any sketch that prints lines of numbers", _LINES,
             note="lost lines show only in the rate",
         ),
         Board(
-            "myoware2-5v", "MyoWare 2.0, RAW pin on a 10-bit 5 V Arduino, printed as lines", _tells(AsciiDecoder),
+            "myoware2-5v", "MyoWare 2.0, RAW pin on a 10-bit 5 V Arduino, printed as lines", _LINES,
             uv_per_count=5e6 / 1024 / _MYOWARE_GAIN, adc_bits=10, note="a step of 24 µV hides the rest level",
         ),
         Board(
-            "myoware2-3v3", "MyoWare 2.0, RAW pin on a 12-bit 3.3 V board, printed as lines", _tells(AsciiDecoder),
+            "myoware2-3v3", "MyoWare 2.0, RAW pin on a 12-bit 3.3 V board, printed as lines", _LINES,
             uv_per_count=3.3e6 / 4096 / _MYOWARE_GAIN, adc_bits=12, note="a step of 4 µV blurs the rest level",
         ),
         _CHORDS,
@@ -136,13 +142,13 @@ BOARDS = {
         ),
         Board(
             "cyton", "OpenBCI Cyton on its USB dongle", _tells(openbci.decoder), rate_hz=250,
-            uv_per_count=4.5e6 / (2**23 - 1) / 24, adc_bits=24, signed=True,
+            uv_per_count=4.5e6 / (2**23 - 1) / 24, adc_bits=24, codes=(-(2**23), 2**23 - 1),
             start=sends(b"s", b"d", b"b"), stop=b"s", has_spare=True, counter=256, note="EMG up to 125 Hz only",
         ),
         Board(
             "knight", "NeuroPawn Knight", _tells(knight.decoder), rate_hz=125,
-            uv_per_count=4e6 / (2**15 - 1) / 12, adc_bits=16, signed=True, has_spare=True, counter=256,
-            note="EMG up to 62 Hz only; its channels must have been switched on with the vendor's software",
+            uv_per_count=4e6 / (2**15 - 1) / 12, adc_bits=16, codes=(-(2**15), 2**15 - 1), has_spare=True, counter=256,
+            note="too slow for EMG: it can be decoded, not run; the vendor's software switches its channels on",
         ),
     )
 }  # fmt: skip

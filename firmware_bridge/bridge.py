@@ -215,11 +215,12 @@ class Bridge:
         return self.signal
 
 
-def signal_of(board: Board, names: tuple[str, ...], codes: tuple[int, int] | None = None) -> Signal:
+def signal_of(board: Board, names: tuple[str, ...], codes: tuple[float, float] | None = None) -> Signal:
     """Describe what such a board sends; `codes` are its lowest and highest, else they follow from its ADC's bits."""
     scale = board.uv_per_count
+    codes = codes or board.codes
     if codes is None and board.adc_bits is not None:
-        codes = code_range(board.adc_bits, signed=board.signed)
+        codes = 0, 2**board.adc_bits - 1
     rails = (codes[0] * scale, codes[1] * scale) if codes and scale else None
     return Signal(board.rate_hz or 0.0, names, scale, rails)
 
@@ -227,8 +228,3 @@ def signal_of(board: Board, names: tuple[str, ...], codes: tuple[int, int] | Non
 def scaled(codes: NDArray[np.float64], uv_per_count: float | None) -> NDArray[np.float64]:
     """Return codes as µV; values that are µV already have no scale."""
     return codes if uv_per_count is None else codes * uv_per_count
-
-
-def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
-    """Return the lowest and highest code of an ADC."""
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)

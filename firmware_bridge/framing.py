@@ -1,7 +1,8 @@
 """Checksums and byte stuffing: pure functions."""
 
 from binascii import crc_hqx
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,8 @@ def crc4(nibbles: Iterable[int]) -> int:
     return _CRC4[crc]
 
 
-def crc4_of_each(positions: Sequence[int]) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+@cache
+def crc4_of_each(positions: tuple[int, ...]) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
     """Return a function from frames (n, length) to the CRC-4 of each, over the half-bytes at `positions`.
 
     Half-byte 2k is the upper one of byte k. The CRC is linear, so that of a frame is the XOR of those of its bytes

@@ -12,7 +12,7 @@ class Samples:
 
     `seq` is the board's counter and `device_us` its clock, both at the first sample and as they come, wrapping; None
     where the format has none. `steps` is how far the counter goes on over this packet: 1 where it counts packets,
-    the number of samples where it counts samples.
+    the number of samples where it counts samples. `times_us` is the clock at every sample, where the board sends that.
     """
 
     codes: NDArray[np.float64]
@@ -20,6 +20,7 @@ class Samples:
     device_us: int | None = None
     labels: tuple[str, ...] = ()
     steps: int = 1
+    times_us: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import serial
 from serial.tools import list_ports
 
 from firmware_bridge.boards import USB_IDS
+from firmware_bridge.brainflow_stream import PREFIX, BrainflowError, BrainflowStream
 
 _WAIT_S = 0.05  # longest time that one read blocks, so that nothing else waits long
 _PACE_S = 0.005  # pause between reads: a fifth of the wake-ups, for 3 ms of delay
+_URL_WAIT_S = 0.02  # a network port does not say how much waits: ask for plenty and take what comes in this time
 _MOST = 65536
 _BACK_OFF_S = (0.2, 5.0)
 
@@ -116,9 +118,10 @@ class Port:
         self._baud = baud
         self._ports = ports
         self._clock = clock
-        self._serial: serial.Serial | None = None
+        self._serial: Any = None
         self._next_try_s = 0.0
         self._back_off_s = _BACK_OFF_S[0]
+        self._is_url = False
         self._pause = False
         self._closed = False
         self.device: str | None = None
@@ -131,11 +134,10 @@ class Port:
             time.sleep(_WAIT_S)
             return b""
         port = self._serial
-        assert port is not None
         try:
             if self._pause:
                 time.sleep(_PACE_S)
-            data: bytes = port.read(max(1, min(port.in_waiting, _MOST)))
+            data: bytes = port.read(4096 if self._is_url else max(1, min(port.in_waiting, _MOST)))
         except (OSError, TypeError, termios.error) as error:
             self._lose(_why(error, self.device))
             return b""
@@ -170,10 +172,9 @@ class Port:
             return False
         try:
             self.device = resolve(self._spec, self._ports)
-            self._serial = serial.serial_for_url(
-                self.device, baudrate=self._baud, timeout=_WAIT_S, write_timeout=0.2, exclusive=True
-            )
-        except PortError as error:
+            self._is_url = "://" in self.device
+            self._serial = self._opened(self.device)
+        except (PortError, BrainflowError) as error:
             self._lose(str(error))
         except (OSError, ValueError, termios.error) as error:
             self._lose(_why(error, self.device))
@@ -184,6 +185,17 @@ class Port:
             self._pause = False
             return True
         return False
+
+    def _opened(self, device: str) -> Any:
+        if device.startswith(PREFIX):
+            return BrainflowStream(device)
+        return serial.serial_for_url(
+            device,
+            baudrate=self._baud,
+            timeout=_URL_WAIT_S if self._is_url else _WAIT_S,
+            write_timeout=0.2,
+            exclusive=True,
+        )
 
     def _lose(self, problem: str) -> None:
         self._drop()

@@ -1,8 +1,10 @@
 """The command line: parse, call, print."""
 
 import argparse
+import errno
 import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +17,24 @@ _UNITS = ("uV", "mV", "V", "counts")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command; exit 0 when done, 1 when it failed, 2 when it was used wrongly."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="unshrug: %(message)s", stream=sys.stderr)
     try:
-        sys.exit(_call(options))
+        try:
+            options = _parser().parse_args(arguments)
+            logging.basicConfig(level=logging.INFO, format="unshrug: %(message)s", stream=sys.stderr)
+            code = _call(options)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(0)
+        code = 0
+    except OSError as error:  # a full disk behind the output, say
+        where = error.filename or ("the output" if error.errno == errno.ENOSPC else "")
+        print(f"unshrug: {where}{': ' if where else ''}{error.strerror or error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still waiting to be printed has nowhere to go
+        code = 1
+    sys.exit(code)
 
 
 def _call(options: argparse.Namespace) -> int:
@@ -48,10 +59,23 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="the whole product with a simulated wearer, no hardware needed")
     demo.add_argument("--seconds", type=_positive, metavar="N", help="end by itself after N seconds")
     demo.add_argument("--headless", action="store_true", help="plain lines instead of the live view")
-    demo.add_argument("--seed", type=int, default=1, help="another wearer for another number (default 1)")
+    demo.add_argument("--seed", type=_seed, default=1, help="another wearer for another number (default 1)")
 
     run = commands.add_parser("run", help="the service: board, tension, cues, MQTT")
     _settings(run)
+    run.add_argument("--record", type=Path, metavar="FOLDER", help="keep the samples too, in a new BDF+ file there")
+
+    record = commands.add_parser("record", help="keep what the board sends in a BDF+ file, without cues")
+    _settings(record)
+    record.add_argument("--out", type=Path, metavar="FILE", help="default: unshrug-WEARER-TIME.bdf, here")
+    record.add_argument("--seconds", type=_positive, metavar="N", help="end by itself after N seconds of samples")
+
+    export = commands.add_parser("export", help="a recording as a table for other programs: Parquet or CSV")
+    export.add_argument("recording", type=Path, metavar="RECORDING")
+    export.add_argument(
+        "--out", type=Path, metavar="FILE", required=True, help="a new file that ends in .parquet or .csv"
+    )
+    _about(export)
 
     replay = commands.add_parser("replay", help="play a recording as a board, through the same bytes and pipeline")
     replay.add_argument("recording", type=Path, metavar="RECORDING")
@@ -65,7 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to the terminal")
     _recording(analyze)
 
-    commands.add_parser("boards", help="the boards that Unshrug knows, and the ports that are plugged in")
+    decode = commands.add_parser("decode", help="a captured byte stream as CSV, with counters, losses and damage")
+    decode.add_argument("raw", metavar="RAW", help="the file; - for standard input")
+    decode.add_argument("--board", required=True, metavar="NAME", help="which board sent it; see `unshrug boards`")
+    decode.add_argument("--channels", type=int, default=0, metavar="N", help="how many, where the format does not tell")
+    decode.add_argument("--units", type=_unit, choices=("counts", "uV"), default="counts")
+    decode.add_argument("--uv-per-count", type=_positive, metavar="X", help="size of one count at the electrodes in µV")
+
+    boards = commands.add_parser("boards", help="the boards that Unshrug knows, and what answers on the ports")
+    boards.add_argument("--port", metavar="PORT", help="ask this one only, a device or a pyserial URL")
 
     check = commands.add_parser("check", help="a doctor for settings, broker, port, motor, permissions and clock")
     _settings(check)
@@ -81,8 +113,8 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", metavar="NAME", help="which board; see `unshrug boards`")
 
 
-def _recording(parser: argparse.ArgumentParser) -> None:
-    """What a recording may not say of itself, and what its levels are."""
+def _about(parser: argparse.ArgumentParser) -> None:
+    """What a recording may not say of itself."""
     about = parser.add_argument_group("the recording")
     about.add_argument("--rate", type=_positive, metavar="HZ", help="sampling rate")
     about.add_argument("--units", type=_unit, choices=_UNITS)
@@ -90,7 +122,12 @@ def _recording(parser: argparse.ArgumentParser) -> None:
     about.add_argument("--uv-per-count", type=_positive, metavar="X", help="size of one count at the electrodes in µV")
     about.add_argument("--adc-bits", type=int, choices=range(8, 25), metavar="N", help="ADC resolution: finds clipping")
     about.add_argument("--channels", type=_names, default=(), metavar="A,B", help="columns to use (default: all)")
-    about.add_argument("--mains", choices=("auto", "off", "50", "60"), help="mains hum to remove (auto)")
+
+
+def _recording(parser: argparse.ArgumentParser) -> None:
+    """What a recording may not say of itself, and what its levels are."""
+    _about(parser)
+    parser.add_argument("--mains", choices=("auto", "off", "50", "60"), help="mains hum to remove (auto)")
     levels = parser.add_argument_group("the wearer's levels (default: rest is the quietest stretch, no reference)")
     rest = levels.add_mutually_exclusive_group()
     rest.add_argument("--rest", type=_stretch, metavar="START-END", help="seconds in which the muscle rests")
@@ -121,7 +158,15 @@ def _positive(text: str) -> float:
         value = 0.0
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    if not 1e-9 <= value <= 1e9:  # beyond, squares are no longer numbers
+        raise argparse.ArgumentTypeError(f"{text}: expected 1e-9 to 1e9")
     return value
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 0 on")
+    return int(text)
 
 
 def _speed(text: str) -> float:

@@ -21,23 +21,30 @@ from typing import Any
 
 from dsp.filters import SignalError
 from dsp.reference import Calibration
-from firmware_bridge.boards import BOARDS, sends
-from firmware_bridge.bridge import Bridge
+from firmware_bridge.boards import BOARDS, Board, sends
+from firmware_bridge.brainflow_stream import PREFIX, BrainflowError, board_of
+from firmware_bridge.bridge import UNUSED, Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
-from firmware_bridge.recordings import ReadOptions, Recording, RecordingError, open_recording
+from firmware_bridge.probe import choose, identify_all
+from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
 from services.broker import BrokerError, answers, find_broker, mosquitto
 from services.clock import Clock
 from services.contract import Contract
 from services.daemon import Service, Threaded
+from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
 from services.mqtt import MqttSink
 from services.pipeline import Pipeline
+from services.recorder import Recorder, default_name
 from services.screen import LiveScreen, Screen, ScreenLog, make_screen
 from services.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
 
-FAILURES = (SettingsError, RecordingError, PortError, SignalError)
+_CHUNK = 65536
+_REPORT_EVERY_S = 10.0
+
+FAILURES = (SettingsError, RecordingError, PortError, SignalError, DecodingError, BrainflowError)
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -67,10 +74,44 @@ def demo(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Be the service."""
-    settings = _with_board(options)
+    settings = _chosen_port(_with_board(options))
+    clock = Clock()
+    recorder = None
+    if options.record is not None:
+        recorder = Recorder(options.record / default_name(settings.wearer.id, clock.wall()), clock)
     with _stop_signal() as stop:
         screen = make_screen(headless=False, quiet=True)
-        return _serve(settings, screen, simulated=False, done=lambda _: stop.is_set())
+        return _serve(settings, screen, simulated=False, done=lambda _: stop.is_set(), clock=clock, recorder=recorder)
+
+
+def record(options: argparse.Namespace) -> int:
+    """Keep what the board sends in a file, and what is found in it."""
+    settings = _chosen_port(_with_board(options))
+    settings = replace(settings, cue=replace(settings.cue, enabled=False), mqtt=replace(settings.mqtt, enabled=False))
+    clock = Clock()
+    recorder = Recorder(options.out or Path(default_name(settings.wearer.id, clock.wall())), clock)
+
+    def done(_: bytes) -> bool:
+        over = options.seconds is not None and recorder.running_s >= options.seconds
+        return over or stop.is_set() or recorder.error is not None
+
+    with _stop_signal() as stop:
+        screen = make_screen(headless=True, quiet=True)
+        screen.note(f"recording to {recorder.path}; Ctrl-C ends it")
+        _serve(settings, screen, simulated=True, done=done, clock=clock, recorder=recorder)
+    if recorder.error is None and recorder.summary() is None:
+        raise RecordingError(f"{recorder.path}: no samples came, so nothing was recorded")
+    return int(recorder.error is not None)
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a recording as a table for other programs."""
+    write = WRITERS.get(options.out.suffix.lower())
+    if write is None:
+        raise RecordingError(f"{options.out}: expected a name that ends in {' or '.join(WRITERS)}")
+    _known_board(options.board)
+    write(open_recording(options.recording, _read_options(options)), options.out)
+    return 0
 
 
 def _with_board(options: argparse.Namespace) -> Settings:
@@ -126,9 +167,10 @@ def _serve(
     bridge: Bridge | None = None,
     pipeline: Pipeline | None = None,
     clock: Clock | None = None,
+    recorder: Recorder | None = None,
 ) -> int:
     """Run the loop with everything around it, and take it down in the right order."""
-    bridge = bridge or Bridge(_board(settings), settings.board.channels)
+    bridge = bridge or _bridge(settings)
     with contextlib.ExitStack() as stack:
         stack.callback(screen.close)
         if settings.mqtt.enabled or not simulated:  # before the motor: its pin may be another service's
@@ -147,12 +189,51 @@ def _serve(
             clock=clock or Clock(),
             on_board=lambda problem: shown.do(partial(screen.note, f"board: {problem or 'ok'}")),
         )
-        screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
+        if settings.cue.enabled:
+            screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
         if settings.mqtt.enabled:
             _add_mqtt(settings, service, screen, stack)
         service.sinks.append(shown)
+        if recorder is not None:
+            _add_recorder(recorder, service, lambda text: shown.do(partial(screen.note, text)), stack)
         service.run(done)
     return 0
+
+
+def _bridge(settings: Settings) -> Bridge:
+    through_brainflow = settings.board.port.startswith(PREFIX)
+    board = board_of(settings.board.port) if through_brainflow else _board(settings)
+    inputs = _inputs(board, settings.board.channels)
+    if board.note:
+        log.warning("%s: %s", board.title, board.note)
+    if inputs and not settings.board.channels:
+        log.warning("only the first input is used; board.channels names those in use")
+    return Bridge(board, inputs)
+
+
+def _add_recorder(
+    recorder: Recorder, service: Service, note: Callable[[str], None], stack: contextlib.ExitStack
+) -> None:
+    """Let the recorder have blocks and messages, in a thread of its own: what it cannot keep up with is a gap."""
+    kept = Threaded(recorder, "recorder")
+    due_s = _REPORT_EVERY_S
+
+    def report() -> None:
+        nonlocal due_s
+        if recorder.running_s >= due_s and recorder.error is None:
+            due_s += _REPORT_EVERY_S
+            note(recorder.summary() or "")
+
+    def close() -> None:
+        kept.do(recorder.close)
+        kept.close()
+        if recorder.error is None and (said := recorder.summary()):
+            note(said)
+
+    stack.callback(close)
+    service.taps.append(lambda block: kept.do(partial(recorder.block, block)))
+    service.sinks.append(kept)
+    service.chores.append(report)
 
 
 def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: contextlib.ExitStack) -> None:
@@ -173,7 +254,7 @@ def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: conte
     screen.note(f"  mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{contract.root}/#'")
 
 
-def _board(settings: Settings) -> Any:
+def _board(settings: Settings) -> Board:
     """Return the board of the settings, with what they add to it. Raises SettingsError."""
     given = settings.board
     board = BOARDS[given.kind]
@@ -189,7 +270,23 @@ def _board(settings: Settings) -> Any:
         raise SettingsError(
             f"board.uv_per_count: expected the µV at the electrodes that a step of {board.title} is worth"
         )
+    _inputs(board, given.channels)
     return board
+
+
+def _inputs(board: Board, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a board's inputs, in their order; without any it is the first input of several.
+
+    Raises SettingsError where the board has not got such inputs.
+    """
+    if names and all(name == UNUSED for name in names):
+        raise SettingsError(f'board.channels: expected a name for each input in use, and "{UNUSED}" for others')
+    if board.most_channels and len(names) > board.most_channels:
+        raise SettingsError(f"board.channels: {len(names)} names; {board.title} has {board.most_channels} inputs")
+    for k, (name, step) in enumerate(zip(names, board.steps, strict=False)):
+        if name != UNUSED and step != 1:
+            raise SettingsError(f"board.channels: {name!r} is on {board.label}{k + 1}; {board.note}")
+    return names or (("ch1",) if board.has_spare else ())
 
 
 class _RunsAlreadyError(SettingsError):
@@ -278,14 +375,15 @@ def _prepare(options: argparse.Namespace, path: Path) -> tuple[Settings, Recordi
     if options.mains:
         settings = replace(settings, filter=replace(settings.filter, mains=options.mains))
     _known_board(options.board)
-    recording = open_recording(
-        path,
-        ReadOptions(
-            options.rate, options.units, options.board, options.uv_per_count, options.adc_bits, options.channels
-        ),
-    )
+    recording = open_recording(path, _read_options(options))
     given = Given(options.rest, options.rest_uv, tuple(options.reference), options.reference_uv)
     return settings, recording, calibrate(recording, settings, given)
+
+
+def _read_options(options: argparse.Namespace) -> ReadOptions:
+    return ReadOptions(
+        options.rate, options.units, options.board, options.uv_per_count, options.adc_bits, options.channels
+    )
 
 
 def _as_json(results: list[dict[str, Any]]) -> str:
@@ -351,21 +449,65 @@ def _or_dash(value: float | None) -> str:
     return "--" if value is None else f"{value:.1f}"
 
 
-def boards(_: argparse.Namespace) -> int:
-    """List the boards that are known and the ports that are there."""
+def decode(options: argparse.Namespace) -> int:
+    """Write a captured byte stream as CSV."""
+    _known_board(options.board)
+    board = BOARDS[options.board]
+    most = board.most_channels
+    if most and not 1 <= options.channels <= most:
+        raise DecodingError(f"--channels: expected 1 to {most}, for the format of {board.name} does not tell")
+    board = replace(board, uv_per_count=options.uv_per_count or board.uv_per_count)
+    in_uv = options.units == "uV"
+    with contextlib.ExitStack() as stack:
+        try:
+            raw = io.FileIO(0 if options.raw == "-" else options.raw, closefd=options.raw != "-")
+            stack.callback(raw.close)
+            chunks = iter(lambda: raw.read(_CHUNK) or b"", b"")
+            tally = decode_stream(chunks, board, sys.stdout.write, channels=options.channels, in_uv=in_uv)
+        except (IsADirectoryError, FileNotFoundError, PermissionError) as error:
+            raise DecodingError(f"{options.raw}: {error.strerror}") from None
+        except DecodingError as error:
+            raise DecodingError(f"{options.raw}: {error}") from None
+    sys.stdout.flush()
+    print(f"unshrug: {tally}", file=sys.stderr)
+    return 0
+
+
+def boards(options: argparse.Namespace) -> int:
+    """List the boards that are known, and the ports that are there with what answers on them."""
     print("Boards:")
     for board in BOARDS.values():
-        scale = f"{board.uv_per_count:.3g} µV a count" if board.uv_per_count else "scale from the board or the settings"
+        scale = (
+            f"{board.uv_per_count:.3g} µV a count" if board.uv_per_count else "board.uv_per_count must say the scale"
+        )
         if board.describes_itself:
             scale = "tells rate and scale itself"
-        print(f"  {board.name:14} {board.title}; {board.baud} baud, {scale}")
+        rate = f", {board.rate_hz:g} Hz" if board.rate_hz else ""
+        print(f"  {board.name:14} {board.title}; {board.baud} baud{rate}, {scale}")
+        if board.note:
+            print(f"  {'':14} ({board.note})")
     print("Ports:")
-    ports = found_ports()
-    for port in ports:
-        print(f"  {port.path}  {port.title}")
-    if not ports:
-        print("  none; plug a board in")
+    found = [(port.path, port.title) for port in found_ports() if port.known]
+    asked = [(options.port, "")] if options.port else found
+    if asked:
+        print("  asking each, for up to half a minute ...", flush=True)
+    for (path, title), answer in zip(asked, identify_all([path for path, _ in asked]), strict=True):
+        print(f"  {path}  {title and title + ': '}{answer.board or 'no board'}; {answer.seen}")
+    for port in () if options.port else found_ports():
+        if not port.known:
+            print(f"  {port.path}  {port.title}: not asked; give it with --port")
+    if not asked:
+        print("  none that a board may be on; plug one in, or name one with --port")
     return 0
+
+
+def _chosen_port(settings: Settings) -> Settings:
+    """Where `auto` finds more than one port, keep to the one with the wearer's board. Raises PortError."""
+    found = [port.path for port in found_ports() if port.known]
+    if settings.board.port != "auto" or len(found) < 2:
+        return settings
+    print(f"unshrug: {len(found)} ports; asking each for the board {settings.board.kind}", file=sys.stderr)
+    return replace(settings, board=replace(settings.board, port=choose(settings.board.kind, found)))
 
 
 def check(options: argparse.Namespace) -> int:
@@ -438,9 +580,13 @@ def _check_broker(settings: Settings) -> tuple[str, str, str]:
 def _config_path(options: argparse.Namespace) -> Path | None:
     if options.config is not None:
         return Path(options.config)
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    usual = (home / "unshrug" / "unshrug.toml", Path("/etc/unshrug/unshrug.toml"))
-    return next((path for path in usual if path.exists()), None)
+    try:
+        home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        usual = (home / "unshrug" / "unshrug.toml", Path("/etc/unshrug/unshrug.toml"))
+        return next((path for path in usual if path.exists()), None)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise SettingsError(f"{what}; expected readable settings, or --config FILE") from None
 
 
 def _load(options: argparse.Namespace) -> Settings:
@@ -451,8 +597,11 @@ def _load(options: argparse.Namespace) -> Settings:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": demo,
     "run": run,
+    "record": record,
+    "export": export,
     "replay": replay,
     "analyze": analyze,
+    "decode": decode,
     "boards": boards,
     "check": check,
 }

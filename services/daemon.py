@@ -85,6 +85,7 @@ class Service:
         on_board: Callable[[str | None], None] = lambda problem: None,
     ) -> None:
         self.sinks: list[Sink] = []
+        self.taps: list[Callable[[SampleBlock], None]] = []  # who wants the samples themselves; they return soon
         self.chores: list[Callable[[], None]] = []  # what is to be looked after in each round, in the main thread
         self.on_clock_set: list[Callable[[], None]] = []  # what is to be done when wall time was set
         self._port = port
@@ -140,6 +141,8 @@ class Service:
                 self._haptics.alive()
             self._pipeline.fresh(yes=fresh)
             self._tell(self._pipeline.process(block))
+            for tap in self.taps:
+                tap(block)
         self._note()
         self._follow_clock()
 

@@ -17,6 +17,7 @@ from dsp.low_rest import LowRestSettings
 from dsp.parameters import parameter
 from dsp.quality import QualitySettings
 from firmware_bridge.boards import BOARDS
+from firmware_bridge.bridge import UNUSED
 from services.messages import MOTOR_LAG_S, seconds_of
 
 _UNIT_WORDS = {"s": "seconds", "Hz": "hertz", "%": "per cent"}
@@ -53,7 +54,9 @@ class BoardSettings:
         0.0, "Size of one ADC step at the electrodes; 0 is what the board has.", unit="µV", low=0, high=1000
     )
     adc_bits: int = parameter(0, "Resolution of the ADC; 0 is what the board has.", unit="bits", low=0, high=24)
-    channels: tuple[str, ...] = parameter((), 'Names of the channels in their order, such as ["left", "right"].')
+    channels: tuple[str, ...] = parameter(
+        (), 'Names of the inputs in their order, such as ["left", "right"]; "-" is one that is not used.'
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +258,7 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"exposure.{name}: expected rising numbers that begin with 0, got {list(edges)}")
     if settings.calibration.reference_uv and not settings.calibration.rest_uv:
         raise SettingsError("calibration.reference_uv: expected rest_uv beside it")
-    _check_levels(settings.calibration, len(settings.board.channels))
+    _check_levels(settings.calibration, sum(name != UNUSED for name in settings.board.channels))
 
 
 def _check_levels(levels: CalibrationSettings, channels: int) -> None:

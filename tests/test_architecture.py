@@ -101,6 +101,7 @@ def test_services_do_not_depend_on_tests_or_benchmarks() -> None:
         ("paho", "services/mqtt.py"),
         ("gpiozero", "services/haptics.py"),
         ("rich", "services/screen.py"),
+        ("pyarrow", "firmware_bridge/recordings/parquet.py"),
     ],
 )
 def test_a_library_with_a_side_effect_is_imported_in_one_file(library: str, file: str) -> None:

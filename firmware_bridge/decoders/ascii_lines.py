@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from firmware_bridge.packets import BadFrame, Packet, Samples
 
-# Atomic groups: a line that does not fit must fail at once, not after every way to read the lines before it.
-_NUMBER = rb"(?>[-+]?(?:\d{1,24}(?:\.\d{0,24})?|\.\d{1,24})(?:[eE][-+]?\d{1,3})?)"
+# Nothing is tried twice (+ after a count): a line that does not fit must fail at once, not after every way to read
+# the lines before it. What is most frequent, a whole number, comes first.
+_ANY_NUMBER = rb"[-+]?+(?:\d{1,24}+(?:\.\d{0,24}+)?+|\.\d{1,24}+)(?:[eE][-+]?\d{1,3}+)?+"
+_NUMBER = rb"(?:\d{1,9}+(?![.eE\d])|" + _ANY_NUMBER + rb")"
 _VALUE = rb"(?:" + _NUMBER + rb"|[-+]?(?:nan|NAN|NaN|inf|INF|Inf|ovf))"
-_BLANKS = rb"[ \t]{0,8}"
-_SEPARATOR = rb"(?>" + _BLANKS + rb"[,;]" + _BLANKS + rb"|[ \t]{1,8})"
+_BLANKS = rb"[ \t]{0,8}+"
+_SEPARATOR = rb"(?:[,;]" + _BLANKS + rb"|[ \t]{1,8}+(?:[,;]" + _BLANKS + rb")?+)"
 _ANY_SEPARATOR, _STRICT_SEPARATOR = re.compile(_SEPARATOR), re.compile(rb"[,;\t]")
 _LABELLED = re.compile(rb"^(?:([^,;\t:\d][^,;\t:]*):[ \t]*)?(" + _VALUE + rb")$")
 _HAS_NUMBER = re.compile(rb"\d|nan|inf|ovf", re.IGNORECASE)
@@ -51,10 +53,14 @@ class AsciiDecoder:
             self._joined = True
         return self._take(whole) if whole else []
 
+    def end(self) -> list[Packet]:
+        """Take note that nothing more will come; a line without its end may be cut."""
+        return []
+
     def _take(self, lines: bytes) -> list[Packet]:
         if self._bulk and self._shape and self._bulk.fullmatch(lines):
             self._other = None
-            values = np.array(list(map(float, lines.translate(_TO_BLANKS).split())))
+            values = np.fromstring(lines.translate(_TO_BLANKS), sep=" ")
             return [Samples(_known(values.reshape(-1, len(self._shape))), labels=self._shape)]
         found = [packet for line in lines.split(b"\n") if (packet := self._line(line)) is not None]
         out: list[Packet] = []
@@ -97,7 +103,7 @@ class AsciiDecoder:
         if self._shape is not None and self._other_count < _RELEARN:
             return False
         self._shape, self._other = names, None
-        line = _BLANKS + _SEPARATOR.join([_NUMBER] * len(names)) + _BLANKS + rb"\r?"
+        line = _BLANKS + _SEPARATOR.join([_NUMBER] * len(names)) + _BLANKS + rb"\r?+"
         self._bulk = None if any(names) else re.compile(rb"(?:" + line + rb"\n)*+" + line)
         return True
 

@@ -23,7 +23,7 @@ MOST_CHANNELS = len(_LENGTHS)
 @cache
 def _layout(channels: int) -> Layout:
     length = _LENGTHS[channels - 1]
-    checksum = crc4_of_each(range(2 * length - 1))
+    checksum = crc4_of_each(tuple(range(2 * length - 1)))
 
     def valid(frames: Frames) -> Mask:
         return np.asarray(checksum(frames) == frames[:, -1] & 15)
@@ -80,5 +80,5 @@ def encode_frames(codes: Counts, counter: int) -> bytes:
     ).astype(np.uint8)
     length = _LENGTHS[channels - 1]
     frames = np.ascontiguousarray(r[:, :length][:, ::-1])
-    frames[:, -1] |= crc4_of_each(range(2 * length - 1))(frames)
+    frames[:, -1] |= crc4_of_each(tuple(range(2 * length - 1)))(frames)
     return frames.tobytes()

@@ -45,6 +45,10 @@ class ChordsDecoder:
             data, self._rest = self._learn(self._rest + data)
         return self._frames.feed(data) if self._frames else []
 
+    def end(self) -> list[Packet]:
+        """Take note that nothing more will come; return what has waited for more."""
+        return self._frames.end() if self._frames else []
+
     def _learn(self, data: bytes) -> tuple[bytes, bytes]:
         """Find out the length of a frame; return the bytes from the first one on, and those to look at again."""
         at = data.find(_SYNC)

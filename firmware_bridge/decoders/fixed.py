@@ -42,7 +42,7 @@ class Layout:
     look_ahead: int = 1
     bridge: int = 8
 
-    def follows(self, before: Counts | int, after: Counts, frames: int | Counts = 1) -> Mask:
+    def follows(self, before: Counts | np.int64 | int, after: Counts, frames: int | Counts = 1) -> Mask:
         """Say where the counter `after` is `frames` frames later than `before`."""
         passed = (after - before) % self.turn
         if self.tick_us is None:
@@ -51,7 +51,10 @@ class Layout:
 
 
 class FixedDecoder:
-    """Bytes in, packets out; each packet is a run of frames whose counters follow each other."""
+    """Bytes in, packets out; each packet is a run of frames whose counters follow each other.
+
+    A frame is handed out when a good one follows: one that lost bytes may look whole, with the head of the next inside.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -61,72 +64,76 @@ class FixedDecoder:
 
     def feed(self, data: bytes) -> list[Packet]:
         """Take any number of bytes; return the packets that they complete."""
-        self._rest += data
-        stream = np.frombuffer(self._rest, np.uint8)
+        return self._all(self._rest + data, ended=False)
+
+    def end(self) -> list[Packet]:
+        """Take note that nothing more will come; return what has waited for more."""
+        return self._all(self._rest, ended=True)
+
+    def _all(self, data: bytes, *, ended: bool) -> list[Packet]:
+        stream = np.frombuffer(data, np.uint8)
         out: list[Packet] = []
         at = 0
-        while True:
-            taken = self._take(stream[at:], out)
-            skipped = 0 if taken else self._skip(stream[at:], out)
-            if not taken and not skipped:
-                break
-            at += taken + skipped
-        self._rest = self._rest[at:]
+        while used := self._run(stream[at:], out) or self._search(stream[at:], out, ended=ended):
+            at += used
+        self._rest = data[at:]
         return out
 
-    def _take(self, stream: Frames, out: list[Packet]) -> int:
-        """Take the frames that go on from the last one; return how many bytes they are."""
+    def _run(self, stream: Frames, out: list[Packet]) -> int:
+        """Take the frames that go on from the last one, each with a good one behind; return how many bytes they are."""
         layout = self._layout
         n = min(len(stream) // layout.length, _AT_ONCE)
-        if self._last is None or n == 0:
+        if self._last is None or n < 2:
             return 0
         frames = stream[: n * layout.length].reshape(n, layout.length)
-        good = layout.valid(frames)
-        if not good[0]:
+        valid = layout.valid(frames)
+        if not valid[0]:
             return 0
         counts = layout.count(frames)
-        good[0] = self._stands_well(counts[:1], 0)[0]
-        good[1:] &= layout.follows(counts[:-1], counts[1:])
-        n = n if good.all() else int(np.argmin(good))
+        good = valid[:-1] & valid[1:]
+        good[0] &= self._stands_well(counts[:1], np.zeros(1, np.int64))[0]
+        good[1:] &= layout.follows(counts[:-2], counts[1:-1])
+        n = n - 1 if good.all() else int(np.argmin(good))
         if n:
             self._emit(frames[:n], counts[:n], out)
         return n * layout.length
 
-    def _stands_well(self, counts: Counts, offset: int | NDArray[np.int64]) -> Mask:
+    def _stands_well(self, counts: Counts, offset: Counts) -> Mask:
         """Say which frames, `offset` bytes further on, stand and count as the last one lets expect."""
         if self._last is None:
             return np.zeros(len(counts), np.bool_)
-        away, odd = np.divmod(self._skipped + np.broadcast_to(offset, counts.shape), self._layout.length)
+        away, odd = np.divmod(self._skipped + offset, self._layout.length)
         near = (odd == 0) & (away <= self._layout.bridge)
         return np.asarray(near & self._layout.follows(self._last, counts, away + 1))
 
-    def _skip(self, stream: Frames, out: list[Packet]) -> int:
-        """Skip to the next place where a frame is to be believed and take it, or to where that is not known yet."""
+    def _search(self, stream: Frames, out: list[Packet], *, ended: bool) -> int:
+        """Go to the next place where a frame may be, and take it if it is one; return how many bytes that is."""
         layout = self._layout
         length, ahead = layout.length, layout.look_ahead
         places = min(len(stream) - length + 1, _AT_ONCE)
         if places <= 0:
             return 0
         windows = sliding_window_view(stream[: places + (ahead + 1) * length], length)
-        valid = layout.valid(windows)
-        counts = layout.count(windows)
+        valid, counts = layout.valid(windows), layout.count(windows)
         here = np.arange(places)
-        good = valid[:places]
-        stands = good & self._stands_well(counts[:places], here)
-        leads, known = good.copy(), np.ones(places, np.bool_)
+        stands = valid[:places] & self._stands_well(counts[:places], here)
+        leads, known = valid[:places].copy(), np.ones(places, np.bool_)
         for k in range(1, ahead + 1):
             there = here + k * length
             known &= there < len(windows)
             inside = np.minimum(there, len(windows) - 1)
             leads &= ~known | (valid[inside] & layout.follows(counts[:places], counts[inside], k))
-        stop = np.flatnonzero(stands | leads)
-        if not len(stop):
-            self._miss(places, out)
-            return places
-        place = int(stop[0])
+        found = np.flatnonzero(stands | (leads & (known | (not ended))))
+        place = int(found[0]) if len(found) else places
         self._miss(place, out)
-        if not stands[place] and not known[place]:
+        if place == places:
             return place
+        if not leads[place] or not known[place]:
+            if not stands[place] or (place + length >= len(windows) and not ended):
+                return place  # more must come before it is known
+            if place + length < len(windows) and not valid[place + length]:
+                self._miss(1, out)
+                return place + 1
         self._emit(windows[place : place + 1], counts[place : place + 1], out)
         return place + length
 
@@ -145,7 +152,7 @@ class FixedDecoder:
         if self._layout.tick_us is None:
             out.append(Samples(codes, seq=first, steps=len(codes)))
         else:
-            out.append(Samples(codes, device_us=first))
+            out.append(Samples(codes, device_us=first, times_us=counts))
 
 
 def big_endian(frames: Frames, first: int, n: int, size: int, *, signed: bool) -> NDArray[np.int64]:

@@ -45,6 +45,10 @@ class FramedDecoder:
         self._rest = rest[: _LONGEST + 1]  # enough to see that it is too long, however long it gets
         return out
 
+    def end(self) -> list[Packet]:
+        """Take note that nothing more will come; a frame without its end is none."""
+        return []
+
 
 def _decode(frame: bytes) -> Packet:
     if len(frame) > _LONGEST:

@@ -25,9 +25,9 @@ def _half_bytes(channels: int) -> int:
     return (3 * channels + 2) // 2 * 2
 
 
-def _checked(channels: int, tail: int) -> list[int]:
+def _checked(channels: int, tail: int) -> tuple[int, ...]:
     body = _half_bytes(channels)
-    return [k for k in range(body + 2 * tail) if k != body + 1]
+    return tuple(k for k in range(body + 2 * tail) if k != body + 1)
 
 
 @cache

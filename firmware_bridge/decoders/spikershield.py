@@ -19,6 +19,7 @@ _LONGEST_TEXT = 512
 _MESSAGE = re.compile(re.escape(_OPEN) + rb"(?:(?!" + re.escape(_OPEN) + rb").){0,512}?" + re.escape(_CLOSE), re.DOTALL)
 _MOST_CHANNELS = 6
 _TO_LEARN = 5  # equal frames in a row before their length is believed
+_AT_ONCE = 1024  # frames that are looked at in one go
 _KEPT = 64  # bytes that hold so many frames of any length
 
 
@@ -44,6 +45,10 @@ class SpikerShieldDecoder:
         self._at += used
         return out
 
+    def end(self) -> list[Packet]:
+        """Take note that nothing more will come; a frame that has begun is none."""
+        return []
+
     def _learn(self, stream: bytes) -> bool:
         marks = _marked(stream)
         distances = np.diff(marks)
@@ -63,8 +68,8 @@ class SpikerShieldDecoder:
         k = 0
         while k < len(marks):
             self._distance(self._at + int(marks[k]), out)
-            wrong = np.flatnonzero(sizes[k:] != self._length)
-            n = int(wrong[0]) if len(wrong) else len(marks) - k
+            right = sizes[k : k + _AT_ONCE] == self._length
+            n = len(right) if right.all() else int(np.argmin(right))
             size = int(sizes[k])
             if n == 0 and size < self._length and k == len(marks) - 1:
                 return int(marks[k])  # the rest of it is still to come

@@ -74,9 +74,19 @@ def line_by_line(packets: Iterable[Packet]) -> list[object]:
     )
 
 
+def singly(packet: Samples) -> list[Packet]:
+    """Take a packet apart into one for each sample; a counter of samples goes on with them."""
+    each = packet.steps // len(packet.codes)
+    seqs = [None if packet.seq is None else packet.seq + each * k for k in range(len(packet.codes))]
+    return [replace(packet, codes=packet.codes[k : k + 1], seq=seq) for k, seq in enumerate(seqs)]
+
+
 def memory_of(decoder: object) -> int:
-    """Return how many bytes everything that a decoder remembers takes."""
-    return len(pickle.dumps(decoder))
+    """Return how many bytes of data a decoder, with the decoders inside it, remembers."""
+    kept = vars(decoder).values()
+    inside = [value for value in kept if hasattr(value, "feed")]
+    own = [value for value in kept if not hasattr(value, "feed") and not hasattr(value, "valid")]
+    return len(pickle.dumps(own)) + sum(map(memory_of, inside))
 
 
 def codes_of(frames: int, samples: int = 8, channels: int = 2, seed: int = 0) -> list[NDArray[np.int16]]:
@@ -125,6 +135,11 @@ class Cable:
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         self.path = os.ttyname(self._slave)
+
+    @property
+    def master(self) -> int:
+        """The board's end."""
+        return self._master
 
     def send(self, data: bytes) -> None:
         while data:

@@ -2,6 +2,7 @@ import contextlib
 import errno
 import grp
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -370,3 +371,16 @@ def test_refused_network_address_is_said() -> None:
 def test_error_names_the_port_that_was_asked_for_last() -> None:
     usb = [Usb("/dev/ttyTEST-gone")]
     assert problem_of("auto", lambda: usb) == "/dev/ttyTEST-gone: not there; is the board plugged in?"
+
+
+def test_network_port_keeps_up_with_a_board() -> None:
+    data = np.random.default_rng(4).bytes(200_000)
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, opened(f"socket://127.0.0.1:{server.getsockname()[1]}") as port:
+        read_until(port, lambda _: port.connections == 1)
+        connection, _ = server.accept()
+        with connection:
+            sender = threading.Thread(target=connection.sendall, args=(data,), daemon=True)
+            sender.start()
+            assert read_until(port, lambda came: len(came) >= len(data), seconds=10) == data
+            sender.join()

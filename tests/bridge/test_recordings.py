@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from firmware_bridge import recordings
-from firmware_bridge.recordings import ReadOptions, Recording, RecordingError, open_recording
+from firmware_bridge.recordings import ReadOptions, Recording, RecordingError, open_recording, text
 from tests.bridge.helpers import Array, joined
 
 NAN = float("nan")
@@ -243,7 +242,7 @@ def test_reading_in_pieces_gives_the_same(
     path = write("\n".join(["time_s,a_uV,b_uV", *rows[:130], "", "", *rows[130:]]) + "\n")
     expected = np.full((places[-1] + 1, 2), np.nan)
     expected[places] = values
-    monkeypatch.setattr(recordings, "_LINES", lines)
+    monkeypatch.setattr(text, "PIECE", lines)
     assert np.array_equal(values_of(open_recording(path, ReadOptions())), expected, equal_nan=True)
     untimed = open_recording(path, ReadOptions(1000.0))
     assert np.array_equal(values_of(untimed), expected[places], equal_nan=True)
@@ -254,7 +253,7 @@ def test_reading_in_pieces_gives_the_same(
 def test_error_in_a_later_piece_has_its_line(
     write: Write, monkeypatch: pytest.MonkeyPatch, lines: int, options: ReadOptions
 ) -> None:
-    monkeypatch.setattr(recordings, "_LINES", lines)
+    monkeypatch.setattr(text, "PIECE", lines)
     rows = [f"{k / 1000},{k}" for k in range(40)]
     rows[33] = "0.033,oops"
     message = error_of(write("\n".join(["time_s,emg_uV", *rows])), options)
@@ -352,7 +351,7 @@ def test_row_may_end_in_a_delimiter(write: Write) -> None:
     "content", [b"\x89HDF\r\n\x1a\n\0\0\0", "emg\n1\n2\n".encode("utf-16")], ids=["HDF5", "UTF-16"]
 )
 def test_binary_file_is_refused(write: Write, content: bytes) -> None:
-    assert error_of(write(content), UV_1K) == "not a text file; expected CSV or OpenSignals text"
+    assert error_of(write(content), UV_1K) == "not a text file; expected CSV, EDF, BDF, OpenSignals text or Parquet"
 
 
 def test_binary_data_without_a_zero_are_refused(write: Write) -> None:

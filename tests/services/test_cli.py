@@ -19,7 +19,7 @@ from firmware_bridge.simulator import REFERENCE_UV, Wearer
 from services.cli import main
 from tests.services.conftest import REST, SHRUG, SIMULATED_GPIO, UNSHRUG, Array, free_port, samples, unshrug
 
-HEAVY = ("numpy", "scipy", "paho", "gpiozero", "rich", "serial")
+HEAVY = ("numpy", "scipy", "paho", "gpiozero", "rich", "serial", "pyarrow")
 
 
 def write(path: Path, values: Array, names: Sequence[str] = ("left", "right")) -> Path:
@@ -76,12 +76,12 @@ def test_help_and_version_answer_at_once_and_import_nothing_heavy(option: str) -
 def test_help_names_every_command_and_version_is_the_packages() -> None:
     said = unshrug("--help")
     assert said.returncode == 0
-    assert {"demo", "run", "replay", "analyze", "boards", "check"} <= set(said.stdout.split())
+    assert {"demo", "run", "record", "replay", "analyze", "export", "boards", "check"} <= set(said.stdout.split())
     assert "not a medical device" in " ".join(said.stdout.split())
     assert re.fullmatch(r"unshrug \d+\.\d+\.\d+\S*\n", unshrug("--version").stdout)
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "replay", "analyze", "boards", "check"])
+@pytest.mark.parametrize("command", ["demo", "run", "record", "replay", "analyze", "export", "boards", "check"])
 def test_every_command_explains_itself(command: str, called: Run) -> None:
     said = called(command, "--help")
     assert said.returncode == 0
@@ -117,6 +117,11 @@ def mistake(code: int, words: str, done: subprocess.CompletedProcess[str]) -> No
         (("analyze", "x.csv", "--adc-bits", "99"), "argument --adc-bits"),
         (("demo", "--seconds", "-1"), "argument --seconds: -1: expected a number above 0"),
         (("run", "--speed", "2"), "unrecognized arguments: --speed 2"),
+        (("demo", "--seed", "-1"), "argument --seed: -1: expected a whole number from 0 on"),
+        (("analyze", "x.csv", "--rate", "1e300"), "argument --rate: 1e300: expected 1e-9 to 1e9"),
+        (("analyze", "x.csv", "--reference-uv", "1e200"), "argument --reference-uv: 1e200: expected 1e-9 to 1e9"),
+        (("export", "x.csv"), "required: --out"),
+        (("record", "--seconds", "0"), "argument --seconds: 0: expected a number above 0"),
         (("replay", "x.csv", "--speed", "0.005"), "argument --speed: 0.005: expected 0.1 or more"),
     ],
 )
@@ -131,6 +136,12 @@ def text(content: str) -> Callable[[Path], Path]:
         return path
 
     return make
+
+
+def opensignals(resolution: str) -> Callable[[Path], Path]:
+    device = '"column": ["nSeq", "CH1"], "sampling rate": 1000, "sensor": ["EMG"], "label": ["CH1"]'
+    facts = f'{{"00:07": {{{device}, "resolution": {resolution}}}}}'
+    return text(f"# OpenSignals Text File Format\n# {facts}\n# EndOfHeader\n" + "0\t1\t\n" * 500)
 
 
 NUMBERS = "left\n" + "1.5\n-1.5\n" * 500
@@ -151,6 +162,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], tuple[object, ...], str]] = {
     "counts of what": (text(NUMBERS), ("--rate", 1000, "--units", "counts"), "expected --uv-per-count X or a --board"),
     "unknown column": (text(NUMBERS), (*AS_UV, "--channels", "right"), r"no column 'right'; expected one of left"),
     "too slow": (text(NUMBERS), ("--rate", 50, "--units", "uV"), r"rec\.csv: .*50"),
+    "too fast": (text(NUMBERS), ("--rate", 1e8, "--units", "uV"), r"rate 100000000\.0; expected .* than 1e\+06"),
+    "no resolution": (opensignals("[]"), (), r"rec\.csv: the OpenSignals header is damaged \(a resolution of 0 bits\)"),
+    "absurd resolution": (opensignals("[5000]"), (), r"rec\.csv: .* damaged \(a resolution of 5000 bits\)"),
+    "endless resolution": (opensignals("[1e999]"), (), r"rec\.csv: the OpenSignals header is damaged \(OverflowError"),
     "time stands": (text("t,left\n" + "1,2\n" * 500), ("--units", "uV"), r"rec\.csv: column t does not advance"),
     "rest outside": (text(NUMBERS), (*AS_UV, "--rest", "0-50"), r"rec\.csv: rest 0-50 s; expected .* within 0-1"),
     "reference below rest": (
@@ -369,6 +384,37 @@ def test_a_reader_that_goes_away_is_no_error(session: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(20) == 0
+
+
+def test_export_writes_a_table_that_is_analysed_the_same(session: Path, tmp_path: Path, called: Run) -> None:
+    for name in ("x.parquet", "x.csv"):
+        done = called("export", session, *AS_UV, "--out", tmp_path / name)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    expected = analysis(called, session, *AS_UV, "--rest", "1-7")
+    for name in ("x.parquet", "x.csv"):
+        found = analysis(called, tmp_path / name, "--rest", "1-7")
+        for one, other in zip(found["channels"], expected["channels"], strict=True):
+            assert one["events"] == other["events"]
+            assert one["quality"] == other["quality"]
+    mistake(1, "the file exists; expected a new name", called("export", session, *AS_UV, "--out", tmp_path / "x.csv"))
+    mistake(
+        1, r"expected a name that ends in \.parquet or \.csv", called("export", session, "--out", tmp_path / "x.h5")
+    )
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("boards",), ("analyze", "{session}", *AS_UV)])
+def test_an_output_that_is_full_is_1_and_one_line(arguments: tuple[object, ...], session: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [UNSHRUG, *(str(a).replace("{session}", str(session)) for a in arguments)],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "unshrug: the output: No space left on device\n")
+
+
+def test_settings_in_a_place_that_cannot_be_looked_into_are_1_and_one_line(session: Path) -> None:
+    done = unshrug("analyze", session, *AS_UV, environment=os.environ | {"XDG_CONFIG_HOME": "/" + "x" * 300})
+    mistake(1, "unshrug.toml: File name too long; expected readable settings, or --config FILE", done)
 
 
 def test_boards_lists_what_is_known(called: Run) -> None:

@@ -1,0 +1,139 @@
+"""A captured byte stream as a table: every sample with the board's own counter, and what was lost."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from firmware_bridge.boards import Board, Decoder
+from firmware_bridge.packets import BadFrame, Info, Packet, Samples
+
+_MOST_WAITING = 1_000_000  # samples that are kept for a board that has not described itself yet
+
+
+class DecodingError(Exception):
+    """A stream that cannot be decoded as asked; the message says what was wrong and what was expected."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a stream held: samples, and what is known to be missing or broken."""
+
+    bytes: int = 0
+    samples: int = 0
+    channels: tuple[str, ...] = ()
+    lost: int = 0
+    damaged: int = 0
+
+    def __str__(self) -> str:
+        what = f"{len(self.channels)} channel{'s' if len(self.channels) != 1 else ''}"
+        return f"{self.samples} samples of {what}; {self.lost} lost, {self.damaged} damaged places"
+
+
+def decode_stream(
+    chunks: Iterable[bytes],
+    board: Board,
+    write: Callable[[str], object],
+    *,
+    channels: int = 0,
+    in_uv: bool = False,
+) -> Tally:
+    """Write every sample of a stream as CSV, with the board's counter and clock where it has them.
+
+    `channels` is how many the format does not tell; with `in_uv` counts become µV by the board's scale.
+    Raises DecodingError for a stream without samples, or of another number of channels, or without a scale.
+    """
+    table = _Table(board, write, channels, in_uv=in_uv)
+    for packet in _packets(chunks, board.decoder(channels), table.tally):
+        table.take(packet)
+    table.finish()
+    return table.tally
+
+
+def _packets(chunks: Iterable[bytes], decoder: Decoder, tally: Tally) -> Iterator[Packet]:
+    for chunk in chunks:
+        tally.bytes += len(chunk)
+        yield from decoder.feed(chunk)
+    yield from decoder.end()
+
+
+class _Table:
+    def __init__(self, board: Board, write: Callable[[str], object], channels: int, *, in_uv: bool) -> None:
+        self.tally = Tally()
+        self._board = board
+        self._write = write
+        self._channels = channels
+        self._in_uv = in_uv
+        self._scale = board.uv_per_count if in_uv else 1.0
+        self._waiting: list[Samples] = []
+        self._next: int | None = None  # the count that should come
+
+    def take(self, packet: Packet) -> None:
+        """Write what a packet holds."""
+        match packet:
+            case BadFrame():
+                self.tally.damaged += 1
+                self.tally.lost += packet.samples
+            case Info():
+                if self._in_uv:
+                    self._scale = packet.uv_per_count
+            case Samples():
+                self._waiting.append(packet)
+        if self._scale is not None or sum(len(p.codes) for p in self._waiting) > _MOST_WAITING:
+            self._write_out(self._scale)
+
+    def finish(self) -> None:
+        """Write what still waits, and see that there was anything."""
+        self._write_out(self._scale)
+        if not self.tally.samples:
+            raise DecodingError(
+                f"no samples in {self.tally.bytes} bytes; expected what a board of kind {self._board.name} sends"
+            )
+
+    def _write_out(self, scale: float | None) -> None:
+        waiting, self._waiting = self._waiting, []
+        for packet in waiting:
+            if scale is None:
+                raise DecodingError(f"the scale of {self._board.name} is not known; expected --uv-per-count X")
+            self._count(packet)
+            self._rows(packet, scale)
+
+    def _count(self, packet: Samples) -> None:
+        if packet.seq is not None:
+            missing = 0 if self._next is None else (packet.seq - self._next) % self._board.counter
+            self._next = (packet.seq + packet.steps) % self._board.counter
+            self.tally.lost += missing * len(packet.codes) // packet.steps
+        elif packet.times_us is not None and self._board.rate_hz:
+            step_us = 1e6 / self._board.rate_hz
+            passed = step_us if self._next is None else (int(packet.times_us[0]) - self._next) % self._board.clock_us
+            self._next = int(packet.times_us[-1])
+            self.tally.lost += max(0, round(passed / step_us) - 1)
+
+    def _rows(self, packet: Samples, scale: float) -> None:
+        n = packet.codes.shape[1]
+        if self._channels and n != self._channels:
+            raise DecodingError(f"the stream has {n} channels; expected {self._channels} (--channels)")
+        labels = packet.labels or ("",) * n
+        names = tuple(label or f"{self._board.label}{k + 1}" for k, label in enumerate(labels))
+        beside = self._beside(packet)
+        if names != self.tally.channels:
+            self.tally.channels = names
+            self._write(",".join((*beside, *names)) + "\n")
+        steps = self._board.steps[:n] if self._in_uv else ()
+        values = packet.codes * (np.array(steps or 1) * scale)
+        self.tally.samples += len(values)
+        line = "%s," * len(beside) + ("%.10g," * n)[:-1] + "\n"
+        rows = zip(*beside.values(), *values.T.tolist(), strict=True)
+        self._write("".join(map(line.__mod__, rows)))
+
+    def _beside(self, packet: Samples) -> dict[str, list[object]]:
+        """Return the columns of the board's counter and of its clock, where it has them."""
+        n, columns = len(packet.codes), dict[str, list[object]]()
+        if packet.seq is not None:
+            each = packet.steps // n  # none where it counts packets
+            columns["seq"] = [(packet.seq + each * k) % self._board.counter for k in range(n)]
+        if packet.times_us is not None:
+            columns["t_us"] = packet.times_us.tolist()
+        elif packet.device_us is not None:
+            columns["t_us"] = [packet.device_us, *[""] * (n - 1)]
+        return columns
