@@ -137,7 +137,7 @@ class Timeline:
                 missing -= turn
         elif by_clock is not None:
             most_back = _MOST_BACK
-            tolerance = _JITTER if self._device.fitted else _JITTER + _DRIFT * len(last.codes)
+            tolerance = _JITTER if self._device.fitted else _JITTER + _DRIFT * _since_clock(last)[1]
             missing = 0 if abs(by_clock) <= tolerance else round(by_clock)
         else:
             return 0
@@ -151,8 +151,9 @@ class Timeline:
         """Return the samples that are missing by the board's clock, which may run off its rate."""
         if packet.device_us is None or last.device_us is None:
             return None
-        passed_s = self._passed_us(last.device_us, packet.device_us) / 1e6 / self._device.stretch
-        return passed_s * self.rate_hz - len(last.codes)
+        then_us, since = _since_clock(last)
+        passed_s = self._passed_us(then_us, packet.device_us) / 1e6 / self._device.stretch
+        return passed_s * self.rate_hz - since
 
     def _passed_us(self, before_us: int, after_us: int) -> int:
         """Return how far a clock that wraps went on; more than half a turn is back."""
@@ -203,3 +204,10 @@ class Timeline:
 def _each(packet: Samples) -> int:
     """Return the samples for which a board counts on by one."""
     return max(1, len(packet.codes) // packet.steps)
+
+
+def _since_clock(packet: Samples) -> tuple[int, int]:
+    """Return the last clock that a packet tells, in µs, and how many samples it has from there on."""
+    if packet.times_us is not None:
+        return int(packet.times_us[-1]), 1
+    return packet.device_us or 0, len(packet.codes)

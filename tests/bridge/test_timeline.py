@@ -267,9 +267,10 @@ def test_almost_a_turn_is_lost_when_its_time_has_passed(turn: int, lost: int) ->
     assert (timeline.lost, timeline.repeated) == (lost, 0)
 
 
+@pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("turn", [2**32, 2**36])
 @pytest.mark.parametrize("off", [-0.004, 0.0, 0.004])
-def test_clock_alone_says_what_was_lost(turn: int, off: float) -> None:
+def test_clock_alone_says_what_was_lost(turn: int, off: float, each: bool) -> None:
     rng = np.random.default_rng(3)
     timeline, true, wrong = Timeline(RATE_HZ, clock_us=turn), 0, 0
     for k in range(3000):
@@ -278,8 +279,11 @@ def test_clock_alone_says_what_was_lost(turn: int, off: float) -> None:
             true += int(rng.integers(1, 200))
             at_s = true / RATE_HZ
         # The board's clock runs off its rate, and is read up to 0.2 ms late.
-        device_us = turn - 10_000_000 + round(at_s * 1e6 * (1 + off) + rng.uniform(0, 200))
-        start = timeline.place(Samples(np.zeros((n, 1)), device_us=device_us % turn), at_s + (n + 1) / RATE_HZ)
+        times_s = at_s + np.arange(n) / RATE_HZ
+        clock_us = turn - 10_000_000 + times_s * 1e6 * (1 + off) + rng.uniform(0, 200, n)
+        times_us = clock_us.astype(np.int64) % turn
+        made = Samples(np.zeros((n, 1)), device_us=int(times_us[0]), times_us=times_us if each else None)
+        start = timeline.place(made, at_s + (n + 1) / RATE_HZ)
         assert start is not None
         wrong = max(wrong, abs(start - true))
         true += n
