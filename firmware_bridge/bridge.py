@@ -18,17 +18,31 @@ _STEP_S = 0.25  # between the commands that start a board
 _AGAIN_S = 1.6  # after all of them: a board may need more than a second to answer
 UNUSED = "-"
 _RATE_TOLERANCE = 0.20
+_RATE_NOTE = 0.01
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Counts:
-    """What came since the start."""
+    """What came since the start: samples that did, did not, or came twice, and pieces that were damaged.
 
-    bytes: int = 0
-    packets: int = 0
-    damaged: int = 0
+    `restarts` counts how often the board or the link started anew. `overruns` (samples that the board was too slow for)
+    and `dropped` (packets that it could not send) are the board's own count since it was switched on, 0 where it has
+    none. `measured_hz` is the true rate, None until three seconds were seen.
+    """
+
+    samples: int = 0
     lost: int = 0
     repeated: int = 0
+    damaged: int = 0
+    restarts: int = 0
+    overruns: int = 0
+    dropped: int = 0
+    measured_hz: float | None = None
+
+    @property
+    def lost_pct(self) -> float:
+        """Lost samples in % of those that should have come."""
+        return 100 * self.lost / max(1, self.samples + self.lost)
 
 
 class Bridge:
@@ -42,14 +56,16 @@ class Bridge:
     def __init__(self, board: Board, channels: tuple[str, ...] = (), *, check_rate: bool = True) -> None:
         self.check_rate = check_rate
         self.board = board
-        self.counts = Counts()
+        self._samples = 0
+        self._damaged = 0
         self.signal: Signal | None = None
         self._names = channels
         self._info: Info | None = None
-        self._timeline = Timeline(board.rate_hz or 0.0)
+        self._timeline = Timeline(board.rate_hz or 0.0, board.counter, board.clock_us, live=check_rate)
         self._kind_problem: str | None = None
         self._shape_problem: str | None = None
         self._rate_problem: str | None = None
+        self._rate_note: str | None = None
         self._connect(0.0)
 
     def _connect(self, now_s: float) -> None:
@@ -78,7 +94,6 @@ class Bridge:
 
     def feed(self, data: bytes, now_s: float) -> list[SampleBlock]:
         """Take the bytes that came until `now_s` (monotonic); return the blocks that they complete."""
-        self.counts.bytes += len(data)
         self._bytes_since += len(data)
         blocks: list[SampleBlock] = []
         for packet in self._decoder.feed(data) if data else []:
@@ -88,11 +103,42 @@ class Bridge:
                 case Info():
                     self._learn(packet)
                 case BadFrame():
-                    self.counts.damaged += 1
+                    self._damaged += 1
                     if self.signal is not None:
                         self._timeline.lose(packet.samples)
-        self.counts.lost, self.counts.repeated = self._timeline.lost, self._timeline.repeated
         return blocks
+
+    @property
+    def counts(self) -> Counts:
+        """What came since the start."""
+        told = (self._info.overruns, self._info.dropped) if self._info else (0, 0)
+        line = self._timeline
+        return Counts(
+            self._samples, line.lost, line.repeated, self._damaged, line.restarts, *told, measured_hz=line.measured_hz
+        )
+
+    @property
+    def restarts(self) -> int:
+        """How often the board or the link started anew: what was known of its clock may not hold any more."""
+        return self._timeline.restarts
+
+    @property
+    def rate_known(self) -> bool:
+        """Whether the rate could be compared with the host's clock, which takes three seconds, or need not be."""
+        return not self.check_rate or self._timeline.measured_hz is not None
+
+    def notes(self) -> list[str]:
+        """Say in a few words what the wearer should know though samples are good; in the same words each time."""
+        measured, nominal = self._timeline.measured_hz, self._timeline.rate_hz
+        off = abs(measured / nominal - 1) if measured and self._timeline.settled else 0.0
+        if self._rate_note is None and _RATE_NOTE < off <= _RATE_TOLERANCE:
+            self._rate_note = f"the board sends {measured:.4g} samples/s, not {nominal:g}: times follow what it sends"
+        notes = [self._rate_note] if self._rate_note else []
+        if self._info and self._info.overruns:
+            notes.append("the board is too slow for its rate: it says that it missed samples")
+        if self._info and self._info.dropped:
+            notes.append("the board could not send all its packets: what is missing is a gap")
+        return notes
 
     def problem(self, now_s: float) -> str | None:
         """Say in a few words what is wrong with the stream, None while it is well."""
@@ -141,7 +187,6 @@ class Bridge:
         if rate_hz != self._timeline.rate_hz:
             self._timeline.change_rate(rate_hz)
             self.signal = None
-        self.counts.packets += 1
         self._last_block_s = now_s
         wanted = f"{len(self._names)}: {', '.join(self._names)}"
         spare = columns - len(self._names) if self._names else 0
@@ -153,9 +198,11 @@ class Bridge:
         start = self._timeline.place(packet, now_s)
         if start is None:
             return []
+        codes = packet.codes[len(packet.codes) - (self._timeline.next - start) :]  # the rest came before
+        self._samples += len(codes)
         used = [k for k, name in enumerate(self._names or ("",) * columns) if name != UNUSED]
         signal = self._signal(packet, used)
-        return [SampleBlock(signal, start, scaled(packet.codes[:, used], self.board.uv_per_count))]
+        return [SampleBlock(signal, start, scaled(codes[:, used], self.board.uv_per_count))]
 
     def _signal(self, packet: Samples, used: list[int]) -> Signal:
         names = self._names or tuple(

@@ -1,9 +1,15 @@
-"""Time: the machine's clocks, and where a board's seconds lie on them."""
+"""Time: the machine's clocks, and what is known of them.
+
+A Raspberry Pi has no clock that runs while it is off: its wall time is wrong until the network has told it, minutes
+after the start perhaps. So everything is timed by the monotonic clock, and wall time is added where it is told.
+"""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from pathlib import Path
 
-_BUCKET_S = 5.0
+_SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
+_STEP_S = 0.1
 
 
 class Clock:
@@ -22,36 +28,32 @@ class Clock:
         """Return seconds since 1970."""
         return time.time() if self._speed == 1 else self._wall0 + self.mono()
 
+    def today(self) -> date:
+        """Return the machine's local date, whatever the speed."""
+        return date.today()
 
-class BoardClock:
-    """Map a board's seconds to the machine's monotonic seconds.
+    def synchronised(self) -> bool:
+        """Whether wall time is known to be right: systemd's time service says so. Not known is False."""
+        return _SYNCHRONISED.exists()
 
-    Blocks arrive late, never early, so the earliest arrivals of the last seconds tell the offset; only the last
-    seconds count because a board's clock drifts.
-    """
 
-    def __init__(self, bucket_s: float = _BUCKET_S) -> None:
-        self._bucket_s = bucket_s
-        self._buckets: list[tuple[float, float]] = []
+class Steps:
+    """Notice that the wall clock was set: it moved by 0.1 s against the monotonic one, or became known to be right."""
 
-    def see(self, board_s: float, mono_s: float) -> None:
-        """Note that the sample at `board_s` had arrived at `mono_s`."""
-        offset = mono_s - board_s
-        if not self._buckets or mono_s - self._buckets[-1][0] > self._bucket_s:
-            self._buckets = [*self._buckets[-1:], (mono_s, offset)]
-        elif offset < self._buckets[-1][1]:
-            self._buckets[-1] = (self._buckets[-1][0], offset)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead_s, self._known = self._now()
 
-    def mono(self, board_s: float) -> float:
-        """Return the monotonic time of a board's second."""
-        return board_s + self._offset()
+    def stepped(self) -> bool:
+        """Say whether the clock was set since this was last true."""
+        ahead_s, known = self._now()
+        if abs(ahead_s - self._ahead_s) < _STEP_S and known == self._known:
+            return False
+        self._ahead_s, self._known = ahead_s, known
+        return True
 
-    def board(self, mono_s: float) -> float:
-        """Return the board's second of a monotonic time."""
-        return mono_s - self._offset()
-
-    def _offset(self) -> float:
-        return min((offset for _, offset in self._buckets), default=0.0)
+    def _now(self) -> tuple[float, bool]:
+        return self._clock.wall() - self._clock.mono(), self._clock.synchronised()
 
 
 def rfc3339(wall_s: float) -> str:

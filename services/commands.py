@@ -248,6 +248,7 @@ def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: conte
     sink = MqttSink(settings.mqtt, contract, broker)
     stack.callback(sink.close)
     service.sinks.append(sink)
+    service.on_clock_set.append(sink.restate)
     whose = "started for this run" if broker.is_child else "found"
     screen.note(f"MQTT: {broker.host}:{broker.port} ({whose}); see it from another terminal:")
     screen.note(f"  mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{contract.root}/#'")
@@ -529,10 +530,9 @@ def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     yield _check_port(settings)
     yield _check_broker(settings)
     yield _check_motor(settings)
-    synchronized = Path("/run/systemd/timesync/synchronized").exists()
     yield (
         ("ok", "clock", "synchronized")
-        if synchronized
+        if Clock().synchronised()
         else ("warn", "clock", "not known to be synchronized; times may be off until it is")
     )
 

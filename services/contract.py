@@ -10,6 +10,7 @@ from dsp.chain import BandChange, Levels, Spectra
 from dsp.detect import Shrug
 from dsp.low_rest import LowRest
 from dsp.quality import Quality
+from firmware_bridge.bridge import Counts
 from services import __version__
 from services.clock import rfc3339
 from services.messages import About, Cue, Episode, Message, Tension, WearerState
@@ -31,10 +32,14 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Where a second of the board's clock lies on the machine's: since 1970, and since the service started."""
+    """Where a second of the board's clock lies on the machine's: since 1970, and since the service started.
+
+    `known` says whether the machine's wall clock is known to be right.
+    """
 
     wall_s: float
     mono_s: float
+    known: bool = False
 
 
 class Contract:
@@ -70,7 +75,12 @@ class Contract:
         self, kind: str, at_s: float, body: dict[str, Any], qos: int, *, retain: bool, live: bool = False
     ) -> Publication:
         stamp = self._stamp(at_s)
-        head = {"schema": f"unshrug.{kind}/1", "t": rfc3339(stamp.wall_s), "mono_s": round(stamp.mono_s, 3)}
+        head = {
+            "schema": f"unshrug.{kind}/1",
+            "t": rfc3339(stamp.wall_s),
+            "mono_s": round(stamp.mono_s, 3),
+            "clock": "synchronised" if stamp.known else "unknown",
+        }
         text = json.dumps(head | body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return Publication(kind, text, qos, retain, live)
 
@@ -99,7 +109,7 @@ class Contract:
             "channels": [
                 {"name": c.name, "shrug": c.shrug, "quality": c.quality, "reasons": list(c.reasons)} for c in m.channels
             ],
-            "board": {"up": m.board_up, "problem": m.board_problem},
+            "board": {"up": m.board_up, "problem": m.board_problem, **_counts(m.counts)},
             "episode_id": m.episode_id,
             "cues_enabled": m.cues_enabled,
             "snoozed_until": None,
@@ -141,6 +151,7 @@ class Contract:
             "version": __version__,
             "board": m.board,
             "rate_hz": m.rate_hz,
+            "measured_hz": _r(m.counts.measured_hz),
             "channels": list(m.channels),
             "settings": self._settings.digest(),
             "band": {"low_hz": m.band.low_hz, "high_hz": m.band.high_hz, "notches_hz": list(m.band.notches_hz)},
@@ -155,6 +166,20 @@ class Contract:
             "thresholds": {"on_uv": [_r(v) for v in m.on_uv], "off_uv": [_r(v) for v in m.off_uv]},
             "schemas": [f"unshrug.{kind}/1" for kind in SCHEMAS],
         }
+
+
+def _counts(counts: Counts) -> dict[str, Any]:
+    return {
+        "measured_hz": _r(counts.measured_hz),
+        "samples": counts.samples,
+        "lost": counts.lost,
+        "lost_pct": _r(counts.lost_pct, 3),
+        "repeated": counts.repeated,
+        "damaged": counts.damaged,
+        "restarts": counts.restarts,
+        "overruns": counts.overruns,
+        "dropped": counts.dropped,
+    }
 
 
 def _r(value: float | None, digits: int = 2) -> float | None:

@@ -6,14 +6,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import date
 from functools import partial
 from typing import Protocol
 
 from firmware_bridge.blocks import SampleBlock
 from firmware_bridge.bridge import WAITING, Bridge
+from firmware_bridge.line import Line
 from firmware_bridge.port import Port
-from services.clock import BoardClock, Clock
+from services.clock import Clock, Steps
 from services.contract import Stamp
 from services.haptics import Haptics
 from services.messages import Message
@@ -87,23 +87,25 @@ class Service:
         self.sinks: list[Sink] = []
         self.taps: list[Callable[[SampleBlock], None]] = []  # who wants the samples themselves; they return soon
         self.chores: list[Callable[[], None]] = []  # what is to be looked after in each round, in the main thread
+        self.on_clock_set: list[Callable[[], None]] = []  # what is to be done when wall time was set
         self._port = port
         self._bridge = bridge
         self._pipeline = pipeline
         self._haptics = haptics
         self._clock = clock
-        self._board_clock = BoardClock()
-        # It remembers a second or two: in that, a board of the slowest rate that is let pass is not yet late.
-        self._arrivals = BoardClock(bucket_s=1.0)
+        self._line = Line(follow=bridge.check_rate)  # the board's seconds on the clock's
+        self._restarts = 0
+        self._steps = Steps(clock)
+        self._noted: set[str] = set()
         self._on_board = on_board
         self._connections = 0
         self._problem: str | None = "not connected yet"
-        self._today = date.today()
+        self._today = clock.today()
 
     def stamp(self, board_s: float) -> Stamp:
         """Map a second on the board's clock to the machine's clocks."""
-        mono_s = self._board_clock.mono(board_s)
-        return Stamp(self._clock.wall() - self._clock.mono() + mono_s, mono_s)
+        mono_s = self._line.host(board_s)
+        return Stamp(self._clock.wall() - self._clock.mono() + mono_s, mono_s, self._clock.synchronised())
 
     def run(self, done: Callable[[bytes], bool]) -> None:
         """Go round until `done`, which sees the bytes of each read; b"" while the board is silent."""
@@ -131,9 +133,9 @@ class Service:
             self._bridge.connected(now_s)
         self._port.write(self._bridge.command(now_s))
         blocks = self._bridge.feed(data, now_s)
+        self._pipeline.counted(self._bridge.counts)
         self._watch(now_s)
         for block in blocks:
-            self._board_clock.see(block.end / block.signal.rate_hz, self._clock.mono())
             fresh = self._is_fresh(block)
             if fresh and self._problem is None:
                 self._haptics.alive()
@@ -141,17 +143,42 @@ class Service:
             self._tell(self._pipeline.process(block))
             for tap in self.taps:
                 tap(block)
-        if date.today() != self._today:
-            self._today = date.today()
-            self._pipeline.new_day()
+        self._note()
+        self._follow_clock()
 
     def _is_fresh(self, block: SampleBlock) -> bool:
-        """Say whether a block is of now: what waited while this process stood still is not; a recording always is."""
+        """Say whether a block is of now: what waited while this process stood still is not; a recording always is.
+
+        Nor is it known as long as the rate is not.
+        """
+        if self._bridge.restarts != self._restarts:
+            self._restarts = self._bridge.restarts
+            self._line.restart()
+        at_s, now_s = block.end / block.signal.rate_hz, self._clock.mono()
+        self._line.see(at_s, now_s)
         if not self._bridge.check_rate:
             return True
-        at_s, now_s = block.end / block.signal.rate_hz, self._clock.mono()
-        self._arrivals.see(at_s, now_s)
-        return now_s - self._arrivals.mono(at_s) <= _LATE_S
+        return self._bridge.rate_known and self._line.late(at_s, now_s) <= _LATE_S
+
+    def _note(self) -> None:
+        """Tell what the wearer should know of the board, once; `info` then tells the true rate."""
+        new = [note for note in self._bridge.notes() if note not in self._noted]
+        for note in new:
+            log.warning("%s", note)
+        if new:
+            self._noted.update(new)
+            self._tell(self._pipeline.introduce())
+
+    def _follow_clock(self) -> None:
+        """Begin a day at midnight, and not because the clock was set; then tell again what has another time now."""
+        today = self._clock.today()
+        if self._steps.stepped():
+            self._today = self._clock.today()
+            for follow in self.on_clock_set:
+                follow()
+        elif today != self._today:
+            self._today = today
+            self._pipeline.new_day()
 
     def _watch(self, now_s: float) -> None:
         """Follow the board's state; stop the motor and tell everybody when it changes."""
@@ -167,9 +194,9 @@ class Service:
                 self._haptics.off()
             self._problem = problem
             self._on_board(problem)
-            self._tell(self._pipeline.board(problem, self._board_clock.board(self._clock.mono())))
+            self._tell(self._pipeline.board(problem, self._line.board(self._clock.mono())))
         if problem is not None:
-            self._tell(self._pipeline.away(self._board_clock.board(self._clock.mono())))
+            self._tell(self._pipeline.away(self._line.board(self._clock.mono())))
 
     def _tell(self, messages: Iterable[Message]) -> None:
         for message in messages:

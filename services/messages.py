@@ -1,6 +1,6 @@
 """What the pipeline says: one closed set of frozen values, which every sink handles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dsp.chain import BandChange, Levels, Spectra
@@ -9,6 +9,7 @@ from dsp.filters import Band
 from dsp.low_rest import LowRest
 from dsp.quality import Quality, State
 from dsp.reference import Verdict
+from firmware_bridge.bridge import Counts
 
 Outcome = Literal["given", "self_corrected", "suppressed"]
 Pattern = Literal["cue", "escalation"]
@@ -82,6 +83,7 @@ class WearerState:
     episode_id: str | None
     cues_enabled: bool
     wear_time_s: float
+    counts: Counts = field(default_factory=Counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class About:
     on_uv: tuple[float, ...]
     off_uv: tuple[float, ...]
     verdicts: tuple[Verdict, ...] = ()
+    counts: Counts = field(default_factory=Counts)
 
 
 Message = Levels | Spectra | Shrug | LowRest | Quality | BandChange | Cue | Tension | WearerState | Episode | About

@@ -50,6 +50,7 @@ class MqttSink:
         self._contract = contract
         self._queue: queue.Queue[Publication | _Sign] = queue.Queue(_MOST_WAITING)
         self._retained: dict[str, Publication] = {}  # the newest of each topic
+        self._told: dict[str, Message] = {}  # and what it tells
         self._sent: dict[str, paho.MQTTMessageInfo] = {}  # the last of each retained topic
         self._lock = threading.Lock()
         self.where = f"{broker.host}:{broker.port}"
@@ -91,6 +92,7 @@ class MqttSink:
         if publication is None:
             return
         if publication.retain:
+            self._told[publication.topic] = message
             with self._lock:
                 self._retained[publication.topic] = publication
         if (publication.live or publication.retain) and not self.connected.is_set():
@@ -99,6 +101,11 @@ class MqttSink:
             self._queue.put_nowait(publication)
         except queue.Full:
             self._say_full("MQTT is too slow: messages are dropped, the first to %s", publication.topic)
+
+    def restate(self) -> None:
+        """Publish what is retained again, with the wall time that it has now; in the thread that calls `accept`."""
+        for message in list(self._told.values()):
+            self.accept(message)
 
     def close(self) -> None:
         """Publish what waits, say goodbye and disconnect; takes two seconds or so at most."""

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from dsp.low_rest import LowRest
 from dsp.quality import STATES, Quality, State
 from dsp.reference import Calibration, pooled
 from firmware_bridge.blocks import SampleBlock, Signal
+from firmware_bridge.bridge import Counts
 from services.coach import Coach
 from services.episodes import Episodes
 from services.messages import (
@@ -54,6 +55,8 @@ class Pipeline:
         self._session: _Session | None = None
         self._problem: str | None = "not connected yet"
         self._worn_s = 0.0
+        self._counts = Counts()
+        self._new_id = Ids()
         self._learned: dict[Signal, Calibration] = {}  # a board that comes back need not be learned again
 
     def process(self, block: SampleBlock) -> Iterator[Message]:
@@ -76,8 +79,10 @@ class Pipeline:
                 self._coach,
                 self._worn_s,
                 given.band if given else None,
+                self._new_id,
                 feels_motor=self._feels_motor,
             )
+            session.counts = self._counts
             self._session = session
             yield from session.begin(given, self._problem)
         yield from session.process(block)
@@ -85,6 +90,17 @@ class Pipeline:
     def fresh(self, *, yes: bool) -> None:
         """Note whether the blocks that come next are of now; there are no cues on others."""
         self._coach.fresh(yes=yes)
+
+    def counted(self, counts: Counts) -> None:
+        """Note what came of the board's samples, for the next messages that tell it."""
+        self._counts = counts
+        if self._session is not None:
+            self._session.counts = counts
+
+    def introduce(self) -> Iterator[Message]:
+        """Say again what runs here."""
+        if self._session is not None:
+            yield self._session.about()
 
     def board(self, problem: str | None, at_s: float = 0.0) -> Iterator[Message]:
         """Note that the board works (None) or what is wrong with it, at a time on its clock."""
@@ -94,7 +110,9 @@ class Pipeline:
             if self._session is not None:
                 yield self._session.board(problem, at_s)
             else:
-                yield WearerState(at_s, (), problem is None, problem, None, cues_enabled=False, wear_time_s=0.0)
+                yield WearerState(
+                    at_s, (), problem is None, problem, None, cues_enabled=False, wear_time_s=0.0, counts=self._counts
+                )
 
     def away(self, at_s: float) -> Iterator[Message]:
         """End what was on when the board went, once it cannot go on: `at_s` is now, on the board's clock."""
@@ -128,11 +146,14 @@ class _Session:
         coach: Coach,
         worn_s: float,
         band: Band | None,
+        new_id: Callable[[float], str],
         *,
         feels_motor: bool,
     ) -> None:
         self.signal = first.signal
         self.worn_s = worn_s
+        self.counts = Counts()
+        self._new_id = new_id
         self._settings = settings
         self._coach = coach
         self._feels_motor = feels_motor
@@ -155,7 +176,7 @@ class _Session:
         self._problem = problem
         if calibration is None:
             self._learned = []
-            yield self._about()
+            yield self.about()
         else:
             yield from self._calibrate(calibration)
 
@@ -201,7 +222,7 @@ class _Session:
                 if self._learned is not None:
                     self._learned.clear()  # levels can only be compared within one band
                     self._learn_from_s = message.at_s
-                yield self._about()
+                yield self.about()
             case Levels():
                 yield from self._advance(message)
 
@@ -255,10 +276,10 @@ class _Session:
             self._settings.episode,
             self.signal.channels,
             calibration,
-            lambda _: uuid7(time.time()),
+            self._new_id,
             self._settings.shrug.patience_s,
         )
-        yield self._about()
+        yield self.about()
 
     def _cues(self, cues: list[Cue]) -> Iterator[Message]:
         for cue in cues:
@@ -300,18 +321,20 @@ class _Session:
             episode_id=self._episodes.current if self._episodes else None,
             cues_enabled=self._may_cue(),
             wear_time_s=self.worn_s,
+            counts=self.counts,
         )
 
     def _is_due(self, said: WearerState, state: WearerState) -> bool:
         since_s = state.at_s - said.at_s
-        same = replace(state, at_s=said.at_s, wear_time_s=said.wear_time_s) == said
+        same = replace(state, at_s=said.at_s, wear_time_s=said.wear_time_s, counts=said.counts) == said
         return since_s >= (_STATE_AFTER_S if same else _STATE_EVERY_S)
 
     def _say(self, state: WearerState) -> WearerState:
         self._said = state
         return state
 
-    def _about(self) -> About:
+    def about(self) -> About:
+        """Return what runs here."""
         calibration = self.calibration
         return About(
             at_s=self.now_s,
@@ -325,6 +348,7 @@ class _Session:
             on_uv=tuple(limits.on_uv for limits in self._chain.thresholds),
             off_uv=tuple(limits.off_uv for limits in self._chain.thresholds),
             verdicts=self._chain.verdicts,
+            counts=self.counts,
         )
 
 
@@ -352,6 +376,19 @@ def noise_of(signal: Signal, rest_uv: tuple[float, ...]) -> tuple[float, ...]:
     """Return the least noise that the ADC's steps make: one step / sqrt(12), per channel, never above the rest."""
     step = (signal.uv_per_count or 0.0) / 12**0.5
     return tuple(step if np.isnan(rest) else min(step, rest) for rest in rest_uv)
+
+
+class Ids:
+    """Make ids that sort in the order in which they were made, even where the clock was set back meanwhile."""
+
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
+        self._last_s = 0.0
+
+    def __call__(self, _: float) -> str:
+        """Return another id."""
+        self._last_s = max(self._wall(), self._last_s + 0.001)
+        return uuid7(self._last_s)
 
 
 def uuid7(wall_s: float) -> str:

@@ -162,3 +162,27 @@ def cable() -> Iterator[Cable]:
         yield made
     finally:
         made.unplug()
+
+
+def arrivals(
+    seconds: float,
+    packet_s: float,
+    drift: float = 0.0,
+    poll_s: float = 0.0,
+    stalls: tuple[float, float] = (0.01, 0.1),
+    seed: int = 0,
+) -> Array:
+    """Return when packets arrive: after 1 ms or so, at the adapter's next poll, and after stalls of the reader.
+
+    A packet is complete at its number, from 1, times `packet_s` of a clock that is slow by `drift`. There are three
+    stalls a minute, of any length between the two given ones, and what waited comes at their end.
+    """
+    rng = np.random.default_rng(seed)
+    n = round(seconds / packet_s)
+    at_s = np.arange(1, n + 1) * packet_s * (1 + drift) + rng.exponential(0.001, n)
+    if poll_s:
+        at_s = np.ceil(at_s / poll_s) * poll_s + rng.exponential(0.0001, n)
+    begins = rng.uniform(0, seconds, rng.poisson(seconds / 20))
+    for begin_s, length_s in zip(begins, rng.uniform(*stalls, len(begins)), strict=True):
+        at_s[(at_s >= begin_s) & (at_s < begin_s + length_s)] = begin_s + length_s
+    return np.asarray(np.maximum.accumulate(at_s))

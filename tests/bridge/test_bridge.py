@@ -54,7 +54,7 @@ def test_samples_before_the_description_are_dropped() -> None:
     early, late = framed(6, info=None), framed(4, first_seq=6)
     bridge, blocks = running([*early, *late])
     assert (len(blocks), blocks[0].start) == (4, 0)
-    assert (bridge.counts.packets, bridge.counts.lost) == (4, 0)
+    assert (bridge.counts.samples, bridge.counts.lost) == (32, 0)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +286,52 @@ def test_board_that_is_switched_to_raw_emg_is_well() -> None:
     assert bridge.problem(0.1) is None
 
 
+def test_samples_that_come_again_are_cut_off_their_block() -> None:
+    codes = np.arange(400).reshape(-1, 1)
+    bridge = Bridge(replace(BOARDS["chords"], uv_per_count=1.0))
+    sent = chords.encode_frames(codes[:200], 0) + chords.encode_frames(codes[197:], 197)
+    blocks = [b for k in range(0, len(sent), 60) for b in bridge.feed(sent[k : k + 60], k / 60 * 10 / 250)]
+    values = joined(blocks)[:, 0]
+    assert values.tolist() == list(range(len(values)))
+    assert (bridge.counts.lost, bridge.counts.repeated) == (0, 3)
+    assert bridge.counts.samples == len(values) >= 399
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_the_rate_is_unknown_for_three_seconds_and_its_problem_known_soon_after(factor: float) -> None:
+    bridge, free, now_s = Bridge(OWN), Bridge(OWN, check_rate=False), 0.0
+    for frame in framed(2000):
+        now_s += 0.008 / factor
+        bridge.feed(frame, now_s)
+        free.feed(frame, now_s)
+        assert free.rate_known
+        if not bridge.rate_known:
+            assert now_s < 3.2
+        else:
+            assert str(bridge.problem(now_s)).startswith("the board sends about")
+    assert bridge.notes() == []
+
+
+def test_what_the_board_says_of_itself_is_a_note() -> None:
+    assert running(framed(2))[0].notes() == []
+    bridge, _ = running(framed(2, info=replace(INFO, overruns=1, dropped=1)))
+    assert [note.split(":")[0] for note in bridge.notes()] == [
+        "the board is too slow for its rate", "the board could not send all its packets",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("factor", "noted"), [(1.005, False), (1.012, True), (0.985, True)])
+def test_a_rate_that_is_off_by_more_than_a_percent_is_a_note(factor: float, noted: bool) -> None:
+    bridge, _ = running([])
+    said: set[str] = set()
+    for k, frame in enumerate(framed(3000)):
+        bridge.feed(frame, k * 0.008 / factor)
+        said.update(bridge.notes())
+    assert len(said) == noted
+    assert bridge.counts.measured_hz == pytest.approx(1000 * factor, rel=1e-4)
+    assert bridge.problem(3000 * 0.008 / factor) is None
+
+
 # Starting the board
 
 
@@ -328,9 +374,12 @@ def test_board_without_a_start_command_is_sent_nothing() -> None:
 
 
 def test_counts_say_what_came() -> None:
-    frames = framed(10)
-    bridge, _ = running(frames)
-    assert (bridge.counts.bytes, bridge.counts.packets) == (sum(map(len, frames)), 10)
+    frames = framed(10, info=replace(INFO, overruns=3, dropped=2))
+    bridge, _ = running([*frames[:5], frames[6], frames[6], frames[8][:9] + b"x" + frames[8][10:], *frames[9:]])
+    counts = bridge.counts
+    assert (counts.samples, counts.lost, counts.repeated, counts.damaged) == (7 * 8, 3 * 8, 8, 1)
+    assert counts.lost_pct == pytest.approx(30)
+    assert (counts.overruns, counts.dropped, counts.restarts) == (3, 2, 0)
 
 
 @given(boots=st.lists(st.integers(0, 3), min_size=1, max_size=6))
@@ -345,4 +394,5 @@ def test_blocks_never_overlap_however_often_the_board_starts_anew(boots: list[in
             blocks += bridge.feed(frame, now_s)
     values = joined(blocks)  # fails on an overlap
     assert len(values) <= now_s * 1000 + 8 * len(boots)
-    assert len(blocks) == 5 * len(boots)
+    # Without another boot id, what comes again within a moment is taken for the same.
+    assert 8 * len(blocks) + bridge.counts.repeated == 5 * 8 * len(boots)

@@ -17,6 +17,7 @@ from dsp.chain import Levels
 from dsp.filters import Band
 from dsp.quality import Quality
 from dsp.reference import Verdict
+from firmware_bridge.bridge import Counts
 from services.broker import Broker, answers, find_broker, mosquitto
 from services.contract import SCHEMAS, Contract, Publication, Stamp
 from services.messages import About, ChannelState, ChannelTension, Cue, Episode, Message, Tension, WearerState
@@ -41,6 +42,7 @@ STATE = WearerState(
     episode_id=ID,
     cues_enabled=True,
     wear_time_s=3600.04,
+    counts=Counts(900, 100, 8, 3, 1, 2, 0, 1004.2113),
 )
 STARTED = Episode(
     "started", ID, 0, 7.0, 4.0, None, ("shrug",), ("left",), 91.0, 61.5, 113.1, 75.25, 0.98, cued=False, truncated=False
@@ -92,7 +94,7 @@ def sink(broker: Broker, wearer: str) -> Iterator[MqttSink]:
         yield made
 
 
-HEAD = ["schema", "t", "mono_s"]
+HEAD = ["schema", "t", "mono_s", "clock"]
 
 
 def test_tension_is_live_and_expires(sink: MqttSink, listener: Listener) -> None:
@@ -105,6 +107,7 @@ def test_tension_is_live_and_expires(sink: MqttSink, listener: Listener) -> None
         "schema": "unshrug.tension/1",
         "t": "2026-01-01T00:00:12.250Z",
         "mono_s": 12.75,
+        "clock": "unknown",
         "channels": [
             {
                 "name": "left",
@@ -136,11 +139,24 @@ def test_state_is_retained(sink: MqttSink, listener: Listener) -> None:
         "schema": "unshrug.state/1",
         "t": "2026-01-01T00:00:03.000Z",
         "mono_s": 3.5,
+        "clock": "unknown",
         "channels": [
             {"name": "left", "shrug": True, "quality": "ok", "reasons": []},
             {"name": "right", "shrug": False, "quality": "bad", "reasons": ["flat"]},
         ],
-        "board": {"up": True, "problem": None},
+        "board": {
+            "up": True,
+            "problem": None,
+            "measured_hz": 1004.21,
+            "samples": 900,
+            "lost": 100,
+            "lost_pct": 10.0,
+            "repeated": 8,
+            "damaged": 3,
+            "restarts": 1,
+            "overruns": 2,
+            "dropped": 0,
+        },
         "episode_id": ID,
         "cues_enabled": True,
         "snoozed_until": None,
@@ -156,6 +172,7 @@ def test_an_episode_has_id_and_seq_and_null_for_what_is_not_known(sink: MqttSink
         "schema": "unshrug.episode/1",
         "t": "2026-01-01T00:00:07.000Z",
         "mono_s": 7.5,
+        "clock": "unknown",
         "event": "started",
         "id": ID,
         "seq": 0,
@@ -188,6 +205,7 @@ def test_a_cue_says_what_came_of_it_and_links_to_its_episode(sink: MqttSink, lis
         "schema": "unshrug.cue/1",
         "t": "2026-01-01T00:00:14.000Z",
         "mono_s": 14.5,
+        "clock": "unknown",
         "outcome": "given",
         "pattern": "cue",
         "reason": None,
@@ -202,7 +220,7 @@ def test_info_describes_what_runs(sink: MqttSink, listener: Listener) -> None:
     heard = listener.wait_for("info")
     assert (heard.qos, heard.retain) == (1, True)
     body = heard.body
-    assert list(body)[:3] == HEAD
+    assert list(body)[: len(HEAD)] == HEAD
     assert (body["board"], body["rate_hz"], body["channels"]) == ("unshrug", 1000.0, ["left", "right"])
     assert body["band"] == {"low_hz": 30.0, "high_hz": 450.0, "notches_hz": [50.0]}
     assert body["calibration"] == {

@@ -311,11 +311,14 @@ def test_a_sink_that_fails_once_gets_the_next_message(caplog: pytest.LogCaptureF
     assert [r.getMessage() for r in caplog.records] == ["moody failed"]
 
 
-def config(folder: Path, board: PtyBoard, port: int, wearer: str) -> Path:
+AT_ONCE = "[cue]\ngrace_s = 0\n"
+
+
+def config(folder: Path, board: PtyBoard, port: int, wearer: str, more: str = "") -> Path:
     path = folder / "unshrug.toml"
     path.write_text(
         f'[wearer]\nid = "{wearer}"\n[board]\nport = "{board.path}"\nchannels = ["left", "right"]\n'
-        f"[calibration]\nrest_uv = 2.5\nreference_uv = 80\n[mqtt]\nport = {port}\n"
+        f"[calibration]\nrest_uv = 2.5\nreference_uv = 80\n[mqtt]\nport = {port}\n{more}"
     )
     return path
 
@@ -334,9 +337,9 @@ def test_a_signal_in_the_middle_of_a_cue_ends_motor_and_program_and_says_goodbye
     tmp_path: Path, broker: Broker, number: signal.Signals
 ) -> None:
     with (
-        PtyBoard(stream(), speed=SPEED) as board,
+        PtyBoard(stream()) as board,
         listening(broker.port, "unshrug/terminated") as listener,
-        program("run", "--config", config(tmp_path, board, broker.port, "terminated")) as service,
+        program("run", "--config", config(tmp_path, board, broker.port, "terminated", AT_ONCE)) as service,
     ):
         listener.wait_for("status", lambda heard: heard.payload == "online")
         service.wait_for("motor ON 60%")
