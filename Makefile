@@ -1,5 +1,6 @@
 # make demo   set up and show the whole product with a simulated wearer (SECONDS=0: until Ctrl-C)
 # make test   set up and run all checks and tests
+# make fuzz   damage streams of every kind of board at random for SECONDS=60 and see what must hold (SEED=1: repeat)
 # make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
 # make accuracy   what is found, and what is not, beside other detectors: writes docs/accuracy.md
 # make firmware   build the board's program (CHANNELS=4 and other options)   make test-firmware   run it in an emulator
@@ -9,7 +10,7 @@ PYTHON ?= python3
 SECONDS ?= 110
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-heavy accuracy picture mosquitto-wanted mosquitto-needed clean
+.PHONY: demo test fuzz lint bench bench-heavy accuracy picture mosquitto-wanted mosquitto-needed clean
 .PHONY: firmware test-firmware avr-needed emulator-needed
 
 demo: .venv/.runtime mosquitto-wanted
@@ -17,6 +18,9 @@ demo: .venv/.runtime mosquitto-wanted
 
 test: lint mosquitto-needed avr-needed emulator-needed
 	$(BIN)/python -m pytest
+
+fuzz: .venv/.dev
+	$(BIN)/python -m tests.fuzz --seconds $(if $(filter file,$(origin SECONDS)),60,$(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -31,7 +31,10 @@ def _layout(channels: int) -> Layout:
     def count(frames: Frames) -> Counts:
         return frames[:, -1].astype(np.int64) >> 4
 
-    return Layout(length, valid, count, lambda frames: _codes(frames)[:, :channels], turn=16, look_ahead=2, bridge=0)
+    return Layout(
+        length, valid, count, lambda frames: _codes(frames)[:, :channels], turn=16,
+        look_ahead=2, bridge=0, ends_with_count=True,
+    )  # fmt: skip
 
 
 def _codes(frames: Frames) -> Counts:

@@ -30,7 +30,8 @@ class Layout:
     `valid` says which are whole, `count` gives the counter (or the clock, in µs, where `tick_us` is the time from
     one to the next), `codes` the samples of shape (n, channels). The counter starts again at 0 after `turn`.
     `look_ahead` frames must follow on before a frame without a predecessor is believed. Up to `bridge` damaged frames
-    in between do not matter to one that stands where it should.
+    in between do not matter to one that stands where it should. With `ends_with_count` a frame that lost bytes has
+    some of the next one's data for its counter, so one that counts right is believed whatever comes behind.
     """
 
     length: int
@@ -41,6 +42,7 @@ class Layout:
     tick_us: float | None = None
     look_ahead: int = 1
     bridge: int = 8
+    ends_with_count: bool = False
 
     def follows(self, before: Counts | np.int64 | int, after: Counts, frames: int | Counts = 1) -> Mask:
         """Say where the counter `after` is `frames` frames later than `before`."""
@@ -53,7 +55,8 @@ class Layout:
 class FixedDecoder:
     """Bytes in, packets out; each packet is a run of frames whose counters follow each other.
 
-    A frame is handed out when a good one follows: one that lost bytes may look whole, with the head of the next inside.
+    A frame is handed out when a good one follows, if its counter stands in front: one that lost bytes may then look
+    whole, with the head of the next inside.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -83,17 +86,19 @@ class FixedDecoder:
         """Take the frames that go on from the last one, each with a good one behind; return how many bytes they are."""
         layout = self._layout
         n = min(len(stream) // layout.length, _AT_ONCE)
-        if self._last is None or n < 2:
+        behind = 0 if layout.ends_with_count else 1
+        if self._last is None or n <= behind:
             return 0
         frames = stream[: n * layout.length].reshape(n, layout.length)
         valid = layout.valid(frames)
         if not valid[0]:
             return 0
         counts = layout.count(frames)
-        good = valid[:-1] & valid[1:]
+        n -= behind
+        good = valid[:n] & valid[behind:]
         good[0] &= self._stands_well(counts[:1], np.zeros(1, np.int64))[0]
-        good[1:] &= layout.follows(counts[:-2], counts[1:-1])
-        n = n - 1 if good.all() else int(np.argmin(good))
+        good[1:] &= layout.follows(counts[: n - 1], counts[1:n])
+        n = n if good.all() else int(np.argmin(good))
         if n:
             self._emit(frames[:n], counts[:n], out)
         return n * layout.length

@@ -52,7 +52,7 @@ def _layout(channels: int, *, v2: bool) -> Layout:
 
     return Layout(
         body + tail, valid, count, codes, turn=2 ** (36 if v2 else 12), tick_us=1e6 / RATE_HZ if v2 else None,
-        look_ahead=2, bridge=0,
+        look_ahead=2, bridge=0, ends_with_count=True,
     )  # fmt: skip
 
 

@@ -18,9 +18,9 @@ _OPEN, _CLOSE = b"\xff\xff\x01\x01\x80\xff", b"\xff\xff\x01\x01\x81\xff"
 _LONGEST_TEXT = 512
 _MESSAGE = re.compile(re.escape(_OPEN) + rb"(?:(?!" + re.escape(_OPEN) + rb").){0,512}?" + re.escape(_CLOSE), re.DOTALL)
 _MOST_CHANNELS = 6
-_TO_LEARN = 5  # equal frames in a row before their length is believed
+_TO_LEARN = 16  # equal frames in a row before their length is believed: in noise, five in a row are soon found
 _AT_ONCE = 1024  # frames that are looked at in one go
-_KEPT = 64  # bytes that hold so many frames of any length
+_KEPT = 200  # bytes that hold so many frames of any length
 
 
 class SpikerShieldDecoder:
@@ -40,7 +40,10 @@ class SpikerShieldDecoder:
         clean, self._raw = _without_messages(self._raw + data)
         stream = self._rest + clean
         out: list[Packet] = []
-        used = self._frames(stream, out) if self._length or self._learn(stream) else max(0, len(stream) - _KEPT)
+        used = 0 if self._length else self._learn(stream)
+        self._at += used
+        stream = stream[used:]
+        used = self._frames(stream, out) if self._length else 0
         self._rest = stream[used:]
         self._at += used
         return out
@@ -49,16 +52,16 @@ class SpikerShieldDecoder:
         """Take note that nothing more will come; a frame that has begun is none."""
         return []
 
-    def _learn(self, stream: bytes) -> bool:
+    def _learn(self, stream: bytes) -> int:
+        """Find out the length of a frame; return how many bytes, before the first one, tell nothing more."""
         marks = _marked(stream)
         distances = np.diff(marks)
         for k in range(len(distances) - _TO_LEARN + 1):
             length = int(distances[k])
             if _is_length(length) and (distances[k : k + _TO_LEARN] == length).all():
                 self._length = length
-                self._odd = -int(marks[k])  # what came before is no damage
-                return True
-        return False
+                return int(marks[k])  # what came before is neither sample nor damage, however it was cut
+        return max(0, len(stream) - _KEPT)
 
     def _frames(self, stream: bytes, out: list[Packet]) -> int:
         """Take what is complete; return how many bytes that is."""

@@ -148,8 +148,8 @@ def test_flood_keeps_memory_bounded_and_the_board_is_found_again(kind: Kind, wha
         decoder.feed(flood)
         assert memory_of(decoder) < 8000
     end = b"\0\n"  # a frame or a line that has begun ends here
-    after = rows(ended(decoder, [end + b"".join(kind.stream(50, seed=9)[1:])]), BOARDS[kind.board].counter)
-    true = rows_of(kind, kind.stream(50, seed=9))
+    after = rows(ended(decoder, [end + b"".join(kind.stream(60, seed=9)[1:])]), BOARDS[kind.board].counter)
+    true = rows_of(kind, kind.stream(60, seed=9))
     assert after[-40 * kind.per_frame :] == true[-40 * kind.per_frame :]
 
 
