@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from firmware_bridge.blocks import SampleBlock
 from firmware_bridge.boards import BOARDS
 from firmware_bridge.bridge import BOOT_S, SILENT_AFTER_S, WAITING, Bridge
-from firmware_bridge.decoders import chords, spikershield
+from firmware_bridge.decoders import bitalino, chords, openbci, scientisst, spikershield
 from firmware_bridge.decoders.ascii_lines import encode_line
 from firmware_bridge.decoders.framed import encode_data, encode_info
 from firmware_bridge.port import Port
@@ -238,7 +238,9 @@ def halve(frames: list[bytes], rng: np.random.Generator) -> list[bytes]:
     return out
 
 
-counted = kinds("unshrug 2")
+counted = kinds(
+    "unshrug 2", "chords 3", "bitalino 2", "scientisst 2", "scientisst-v2 2", "olimex 6", "cyton 8", "knight 8"
+)
 
 
 @counted
@@ -279,7 +281,7 @@ def test_bursts_of_garbage_between_and_inside_frames_add_no_sample(kind: Kind, t
     assert joined(blocks).shape[1] == kind.channels  # no block overlaps another
 
 
-@kinds("unshrug 2", "ascii 2")
+@kinds("unshrug 2", "ascii 2", "bitalino 2")
 def test_single_bytes_through_the_port_give_the_same_blocks(kind: Kind, tmp_path: Path) -> None:
     data = b"".join(kind.stream(4 if kind.board == "unshrug" else 14, seed=6))
     with cable() as board, desk(kind, plug_in(tmp_path, board)) as on:
@@ -453,7 +455,7 @@ def test_reader_that_stood_still_loses_nothing_that_waited(kind: Kind, tmp_path:
     assert on.bridge.counts.lost == 0
 
 
-@kinds("unshrug 2", "ascii 2")
+@kinds("unshrug 2", "chords 3")
 def test_second_program_is_told_and_the_first_loses_nothing(kind: Kind, tmp_path: Path) -> None:
     with cable() as board, desk(kind, plug_in(tmp_path, board)) as on, desk(kind, board.path) as other:
         on.connect()
@@ -493,7 +495,11 @@ CODES = np.random.default_rng(1).integers(0, 1024, (1024, 8))
 HOURS = {
     "unshrug 2": (own_at_10_hz, 6.0, 60, 1200),
     "ascii 2": (lambda: again(b"".join(map(encode_line, CODES[:200, :2].astype(float)))), 0.2, 200, 1200),
+    "chords 3": (lambda: again(chords.encode_frames(CODES[:, :3], 0)), 1024 / 250, 1024, 1200),
+    "bitalino 2": (lambda: again(bitalino.encode_frames(CODES[:, :2], 0)), 1.024, 1024, 600),
+    "scientisst 2": (lambda: again(scientisst.encode_frames(np.tile(CODES[:, :2], (4, 1)), 0)), 4.096, 4096, 400),
     "spikershield 1": (lambda: again(spikershield.encode_frames(CODES[:, :1])), 1024 * 8 * 199 / 16e6, 1024, 1200),
+    "cyton 8": (lambda: again(openbci.encode_frames(CODES, 0)), 1024 / 250, 1024, 1200),
 }
 
 
