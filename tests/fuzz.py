@@ -284,7 +284,9 @@ def check_bridge(kind: Kind, data: bytes) -> None:
         must(problem is None or 0 < len(problem) < 300, "a problem without words")
         must("nan" not in str(problem) and "inf " not in str(problem), f"a problem that says {problem}")
         counts = under.counts
-        must(min(counts.samples, counts.damaged, counts.lost, counts.repeated) >= 0, "a negative count")
+        must(
+            min(counts.samples, counts.restarts, counts.damaged, counts.lost, counts.repeated) >= 0, "a negative count"
+        )
 
 
 def _goes_on(last: SampleBlock, block: SampleBlock) -> bool:
@@ -303,8 +305,10 @@ def _check_values(under: Bridge, blocks: list[SampleBlock], packets: list[Packet
         must(len(block.signal.channels) == block.values.shape[1], "names that do not fit the values")
         must(block.signal.rate_hz > 0, "a signal without a rate")
         for packet in left:
-            new = packet.codes[len(packet.codes) - len(block.values) :]
-            if len(new) == len(block.values) and _among(block.values, new * scale):
+            # What came twice is cut off in front.
+            if len(packet.codes) >= len(block.values) and _among(
+                block.values, packet.codes[-len(block.values) :] * scale
+            ):
                 break
         else:
             raise PromiseError("a block that its decoder did not find")

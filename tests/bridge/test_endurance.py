@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from firmware_bridge.blocks import SampleBlock
 from firmware_bridge.boards import BOARDS
 from firmware_bridge.bridge import BOOT_S, SILENT_AFTER_S, WAITING, Bridge
-from firmware_bridge.decoders import chords, spikershield
+from firmware_bridge.decoders import bitalino, chords, openbci, scientisst, spikershield
 from firmware_bridge.decoders.ascii_lines import encode_line
 from firmware_bridge.decoders.framed import encode_data, encode_info
 from firmware_bridge.port import Port
@@ -51,11 +51,12 @@ class Desk:
         self.port = Port(str(path), board.baud, list, Hours())
         self.bridge = Bridge(board, names)
         self.now_s = 0.0
-        self.bytes = 0  # read so far
+        self.came = 0  # bytes
         self._connections = 0
 
     def read(self) -> list[SampleBlock]:
         data = self.port.read()
+        self.came += len(data)
         if self.port.connections != self._connections:
             self._connections = self.port.connections
             self.bridge.connected(self.now_s)
@@ -83,10 +84,10 @@ class Desk:
     def waiting(self, board: Cable, piece: bytes) -> list[SampleBlock]:
         """Send a piece and read until all of it has come."""
         blocks = []
-        wanted = self.bytes + len(piece)
+        wanted = self.came + len(piece)
         board.send(piece)
         until = time.monotonic() + 10
-        while self.bytes < wanted:
+        while self.came < wanted:
             assert time.monotonic() < until, f"{self.port.problem=}"
             blocks += self.read()
         return blocks
@@ -206,7 +207,8 @@ def placed(kind: Kind, frames: int, damage: Damage, path: Path) -> tuple[Desk, A
     sent = [first, *rest[:10], *damage(rest[10:-4], rng), *rest[-4:]]
     with cable() as board, desk(kind, plug_in(path, board)) as on:
         on.connect()
-        blocks = on.take(board, b"".join(sent), seconds_of(kind, frames))
+        data = b"".join(sent)  # in so many pieces that the time of each tells how often a short counter went round
+        blocks = on.take(board, data, seconds_of(kind, frames), len(data) // 60)
     return on, joined(blocks), truth(kind, frames, 3)
 
 
@@ -240,7 +242,9 @@ def halve(frames: list[bytes], rng: np.random.Generator) -> list[bytes]:
     return out
 
 
-counted = kinds("unshrug 2")
+counted = kinds(
+    "unshrug 2", "chords 3", "bitalino 2", "scientisst 2", "scientisst-v2 2", "olimex 6", "cyton 8", "knight 8"
+)
 
 
 @counted
@@ -281,7 +285,7 @@ def test_bursts_of_garbage_between_and_inside_frames_add_no_sample(kind: Kind, t
     assert joined(blocks).shape[1] == kind.channels  # no block overlaps another
 
 
-@kinds("unshrug 2", "ascii 2")
+@kinds("unshrug 2", "ascii 2", "bitalino 2")
 def test_single_bytes_through_the_port_give_the_same_blocks(kind: Kind, tmp_path: Path) -> None:
     data = b"".join(kind.stream(4 if kind.board == "unshrug" else 14, seed=6))
     with cable() as board, desk(kind, plug_in(tmp_path, board)) as on:
@@ -442,9 +446,9 @@ def test_reader_that_stood_still_loses_nothing_that_waited(kind: Kind, tmp_path:
         board.send(b"".join(rest[frames:]))
         on.now_s += 4.0
         # The board is not silent: what it sent waits, and is read first.
-        wanted = on.bytes + len(b"".join(rest[frames:]))
+        wanted = on.came + len(b"".join(rest[frames:]))
         until = time.monotonic() + 10
-        while on.bytes < wanted:
+        while on.came < wanted:
             assert time.monotonic() < until
             blocks += on.read()
         assert on.problem() is None
@@ -455,7 +459,7 @@ def test_reader_that_stood_still_loses_nothing_that_waited(kind: Kind, tmp_path:
     assert on.bridge.counts.lost == 0
 
 
-@kinds("unshrug 2", "ascii 2")
+@kinds("unshrug 2", "chords 3")
 def test_second_program_is_told_and_the_first_loses_nothing(kind: Kind, tmp_path: Path) -> None:
     with cable() as board, desk(kind, plug_in(tmp_path, board)) as on, desk(kind, board.path) as other:
         on.connect()
@@ -495,7 +499,11 @@ CODES = np.random.default_rng(1).integers(0, 1024, (1024, 8))
 HOURS = {
     "unshrug 2": (own_at_10_hz, 6.0, 60, 1200),
     "ascii 2": (lambda: again(b"".join(map(encode_line, CODES[:200, :2].astype(float)))), 0.2, 200, 1200),
+    "chords 3": (lambda: again(chords.encode_frames(CODES[:, :3], 0)), 1024 / 250, 1024, 1200),
+    "bitalino 2": (lambda: again(bitalino.encode_frames(CODES[:, :2], 0)), 1.024, 1024, 600),
+    "scientisst 2": (lambda: again(scientisst.encode_frames(np.tile(CODES[:, :2], (4, 1)), 0)), 4.096, 4096, 400),
     "spikershield 1": (lambda: again(spikershield.encode_frames(CODES[:, :1])), 1024 * 8 * 199 / 16e6, 1024, 1200),
+    "cyton 8": (lambda: again(openbci.encode_frames(CODES, 0)), 1024 / 250, 1024, 1200),
 }
 
 
@@ -514,7 +522,7 @@ def test_long_stream_keeps_memory_flat_and_its_places_exact(name: str) -> None:
             for block in on.bridge.feed(next(pieces), on.now_s):
                 assert block.start == place
                 place = block.end
-            if k in (number // 2, number - 1):  # by then it remembers as many seconds as it ever does
+            if k in (number // 2, number - 1):  # what is measured over minutes is full by then
                 before, kept = kept, kept_bytes()
     finally:
         tracemalloc.stop()

@@ -193,8 +193,8 @@ class Followed:
         self.take(encode_info(board_info(wearer), 8), 0.0)
         for _ in range(round(sum(activity.seconds for activity in day) * rate_hz) // 8):
             codes = np.clip(np.round(wearer.samples(8) / 0.05), -(2**15), 2**15 - 1).astype(np.int16)
-            self.take(encode_data(codes, self.sent, round(self.now_s * 1e6)), 8 / rate_hz)
-            self.sent += 1
+            seq = self.bridge.counts.samples // 8
+            self.take(encode_data(codes, seq, round(self.now_s * 1e6)), 8 / rate_hz)
 
     def given(self) -> list[Cue]:
         return [message for message in self.messages if isinstance(message, Cue) and message.outcome == "given"]
