@@ -297,7 +297,7 @@ def _goes_on(last: SampleBlock, block: SampleBlock) -> bool:
 
 
 def _check_values(under: Bridge, blocks: list[SampleBlock], packets: list[Packet]) -> None:
-    """Every block must be what the decoder found, in its order, or the part of it that had not come before."""
+    """Every block must be what the decoder found, in its order."""
     left = iter([packet for packet in packets if isinstance(packet, Samples)])
     for block in blocks:
         scale = block.signal.uv_per_count or 1.0

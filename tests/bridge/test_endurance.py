@@ -61,7 +61,6 @@ class Desk:
             self._connections = self.port.connections
             self.bridge.connected(self.now_s)
         self.port.write(self.bridge.command(self.now_s))
-        self.bytes += len(data)
         return self.bridge.feed(data, self.now_s)
 
     def connect(self) -> None:

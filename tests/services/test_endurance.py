@@ -167,7 +167,6 @@ class Followed:
         self.messages: list[Message] = []
         self.said: list[str | None] = ["not connected yet"]
         self.now_s = 0.0
-        self.sent = 0  # frames of our own board
         self.bridge.connected(0.0)
 
     def take(self, data: bytes, seconds: float) -> None:
