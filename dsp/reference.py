@@ -16,6 +16,7 @@ _MOST_REPEATS = 4
 _PLAUSIBLE_RVE_UV = 20.0, 500.0
 _SOUND_SNR_DB = 20.0
 _LEAST_SNR_DB = 12.0
+_STEADY = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +156,33 @@ def quietest(frames_uv: Array, frame_s: float) -> tuple[float, float, float]:
     Returns (level in µV, start in s, end in s), the level NaN where nothing long enough is valid.
     """
     n = round(min(10.0, max(1.0, len(frames_uv) * frame_s / 20)) / frame_s)
+    level, start = _quietest(frames_uv, n)
+    return (level, 0.0, 0.0) if start is None else (level, start * frame_s, (start + n) * frame_s)
+
+
+def quietest_of(frames_uv: Array, n: int) -> float:
+    """Return the level in µV of the quietest `n` valid frames in a row, NaN where there are none."""
+    return _quietest(frames_uv, n)[0]
+
+
+def _quietest(frames_uv: Array, n: int) -> tuple[float, int | None]:
     if len(frames_uv) < n:
-        return float("nan"), 0.0, 0.0
+        return float("nan"), None
     power = np.convolve(frames_uv**2, np.ones(n), mode="valid") / n
     if not np.isfinite(power).any():
-        return float("nan"), 0.0, 0.0
+        return float("nan"), None
     start = int(np.nanargmin(power))
-    return float(np.sqrt(power[start])), start * frame_s, (start + n) * frame_s
+    return float(np.sqrt(power[start])), start
+
+
+def steady_level(frames_uv: Array, n: int, quietest_uv: float) -> float:
+    """Return the level in µV of the last `n` valid frames, of shape (frames,), NaN where these are no rest.
+
+    They are none where there are fewer, or where a tenth of them is more than twice as strong as `quietest_uv`, the
+    quietest such stretch that is known: who sits back for a rest level does not shrug meanwhile.
+    """
+    valid = frames_uv[np.isfinite(frames_uv)][-n:]
+    if len(valid) < n:
+        return float("nan")
+    loudest = max(pooled(part) for part in np.array_split(valid, 10))
+    return pooled(valid) if loudest <= _STEADY * quietest_uv else float("nan")

@@ -1,5 +1,6 @@
 """Blocks in, messages out: the signal chain, the coach and the episodes behind one door."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from dsp.exposure import RecentRest
 from dsp.filters import Band, SignalError
 from dsp.low_rest import LowRest
 from dsp.quality import STATES, Quality, State
-from dsp.reference import Calibration, pooled
+from dsp.reference import Calibration, quietest_of, steady_level
 from firmware_bridge.blocks import SampleBlock, Signal
 from firmware_bridge.bridge import Counts
 from services.coach import Coach
@@ -37,7 +38,7 @@ Array = NDArray[np.float64]
 
 _STATE_EVERY_S = 1.0  # a state is published at most this often ...
 _STATE_AFTER_S = 60.0  # ... and at least this often
-_PATIENCE = 3  # a channel that has no valid rest in this many times the time gets none
+_PATIENCE = 3  # a channel without steady rest in this many times the time gets its quietest, or none
 
 
 class Pipeline:
@@ -164,6 +165,7 @@ class _Session:
         self._shrugging = [False] * n
         self._learned: list[Array] | None = None
         self._learn_from_s = 0.0
+        self._quietest = np.full(n, np.nan)  # kept when learning starts again: a shrug may have begun meanwhile
         self.calibration: Calibration | None = None
         self._episodes: Episodes | None = None
         self._rest = RecentRest([None] * n, self._chain.frame_s, settings.exposure)
@@ -249,14 +251,20 @@ class _Session:
         """Gather valid frames of rest until every channel has enough of them; a dead one is left out in time."""
         learned.append(frames_uv)
         frames = np.concatenate(learned, axis=1)
-        needed = self._settings.calibration.rest_s / self._chain.frame_s
-        enough = np.isfinite(frames).sum(axis=1) >= needed
-        if enough.all() or (enough.any() and frames.shape[1] > _PATIENCE * needed):
-            rest = tuple(pooled(row) if ok else float("nan") for row, ok in zip(frames, enough, strict=True))
+        needed = math.ceil(self._settings.calibration.rest_s / self._chain.frame_s)
+        self._quietest = np.fmin(self._quietest, [quietest_of(row, max(1, needed // 10)) for row in frames])
+        rest = tuple(steady_level(row, needed, least) for row, least in zip(frames, self._quietest, strict=True))
+        if frames.shape[1] > _PATIENCE * needed:
+            rest = tuple(
+                quietest_of(row, needed // 2) if math.isnan(level) else level
+                for row, level in zip(frames, rest, strict=True)
+            )
+            learned.clear()  # where nothing is usable it starts again rather than grow
+            if np.isnan(rest).all():
+                return
+        if not learned or not np.isnan(rest).any():
             source = "rest at the start"
             yield from self._calibrate(Calibration(rest, noise_of(self.signal, rest), None, source, self._chain.band))
-        elif frames.shape[1] > _PATIENCE * needed:
-            learned.clear()  # nothing is usable: start again rather than grow
 
     def _since(self, start_s: float, levels: Levels) -> Array:
         """Return the exposure frames that begin at or after `start_s`."""

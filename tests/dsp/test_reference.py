@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dsp.detect import ShrugSettings, Thresholds, thresholds
 from dsp.filters import SignalError
-from dsp.reference import Calibration, Verdict, quietest, reference_of, verdict
+from dsp.reference import Calibration, Verdict, quietest, quietest_of, reference_of, steady_level, verdict
 from tests.dsp.signals import Array
 
 
@@ -232,3 +232,24 @@ def test_without_a_reference_only_a_rest_of_one_step_is_judged() -> None:
     assert (found.state, found.sees_rest) == ("warn", False)
     assert "one ADC step" in found.reasons[0]
     assert seen(float("nan"), 80.0).state == "bad"
+
+
+def test_steady_rest_is_the_level_of_its_last_valid_frames() -> None:
+    rest = np.full(60, 3.0)
+    rest[::7] = np.nan
+    assert steady_level(rest, 40, 3.0) == pytest.approx(3.0)
+    assert np.isnan(steady_level(rest, 60, 3.0))
+
+
+@pytest.mark.parametrize("place", [0, 12, 37, 50, 55])
+@pytest.mark.parametrize("length", [5, 10, 60])
+def test_shrug_is_no_rest(place: int, length: int) -> None:
+    frames = np.full(60, 3.0)
+    frames[place : place + length] = 60.0
+    assert np.isnan(steady_level(frames, 60, 3.0))
+
+
+def test_quietest_frames_in_a_row_are_found() -> None:
+    frames = np.full(60, 60.0)
+    frames[20:40] = 3.0
+    assert quietest_of(frames, 20) == pytest.approx(3.0)

@@ -318,3 +318,31 @@ def test_an_episode_id_sorts_by_time() -> None:
     one, other = (of(Episode, m)[0].id for m in (messages, again))
     assert one < other
     assert (one[14], other[14], len(one)) == ("7", "7", 36)
+
+
+def test_a_shrug_while_rest_is_learned_is_not_taken_for_rest() -> None:
+    day = (replace(REST, seconds=5), replace(SHRUG, seconds=8), replace(REST, seconds=14), replace(SHRUG, seconds=8))
+    messages = run(Pipeline(Settings()), blocks(samples(*day, replace(REST, seconds=3))))
+    _, after = of(About, messages)
+    assert after.rest_uv == pytest.approx((2.5, 2.5), rel=0.1)
+    assert after.at_s == pytest.approx(24, abs=1.0)
+    assert of(Shrug, messages)
+    assert all(s.start_s == pytest.approx(27, abs=0.3) for s in of(Shrug, messages))
+
+
+def test_a_shrug_when_learning_starts_again_is_not_taken_for_rest() -> None:
+    day = (replace(REST, seconds=4.5), replace(SHRUG, seconds=15), replace(REST, seconds=25))
+    values = samples(*day)
+    hum = 5 * np.sin(2 * np.pi * 60 * np.arange(len(values)) / SIGNAL.rate_hz)
+    messages = run(Pipeline(Settings()), blocks(values + hum[:, None]))
+    after = of(About, messages)[-1]
+    assert after.band.notches_hz == (60.0,)
+    assert after.rest_uv == pytest.approx((2.5, 2.5), rel=0.2)
+
+
+def test_who_never_sits_still_gets_the_quietest_seconds_for_a_rest() -> None:
+    restless = [replace(REST, seconds=6), replace(SHRUG, seconds=3)] * 5
+    messages = run(Pipeline(Settings()), blocks(samples(*restless)))
+    _, after = of(About, messages)
+    assert after.at_s == pytest.approx(31, abs=1.5)
+    assert after.rest_uv == pytest.approx((2.5, 2.5), rel=0.15)
