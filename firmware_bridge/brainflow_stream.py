@@ -50,12 +50,16 @@ def board_of(url: str) -> Board:
     Raises BrainflowError for a board that BrainFlow does not know, or without BrainFlow.
     """
     library, number, _ = _parsed(url)
-    channels = len(library.BoardShim.get_exg_channels(number))
+    try:
+        channels = len(library.BoardShim.get_exg_channels(number))
+        rate_hz = float(library.BoardShim.get_sampling_rate(number))
+    except library.BrainFlowError:
+        raise BrainflowError(f"{url}: this board has no fixed inputs; expected one that measures EXG") from None
     return Board(
         name="brainflow",
         title=f"{url.removeprefix(PREFIX).partition('?')[0]} through BrainFlow",
         decoder=lambda _: RowsDecoder(channels),
-        rate_hz=float(library.BoardShim.get_sampling_rate(number)),
+        rate_hz=rate_hz,
         has_spare=True,
         note="clipping and lost samples are not known",
     )
@@ -74,9 +78,12 @@ def _parsed(url: str) -> tuple[ModuleType, int, Any]:
     parameters = board_shim.BrainFlowInputParams()
     parameters.timeout = _TIMEOUT_S
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if not hasattr(parameters, key):
+        if key not in vars(parameters):
             raise BrainflowError(f"{url}: unknown parameter {key!r}; expected one of {', '.join(vars(parameters))}")
-        setattr(parameters, key, type(getattr(parameters, key))(value))
+        try:
+            setattr(parameters, key, type(getattr(parameters, key))(value))
+        except ValueError:
+            raise BrainflowError(f"{url}: {key} is {value!r}; expected a whole number") from None
     return board_shim, board_shim.BoardIds[name].value, parameters
 
 
@@ -86,10 +93,10 @@ class BrainflowStream:
     def __init__(self, url: str) -> None:
         library, number, parameters = _parsed(url)
         self._error = library.BrainFlowError
-        self._channels = library.BoardShim.get_exg_channels(number)
         library.BoardShim.disable_board_logger()
         self._board = library.BoardShim(number, parameters)
         try:
+            self._channels = library.BoardShim.get_exg_channels(number)
             self._board.prepare_session()
             self._board.start_stream(_BUFFER)
         except self._error as error:

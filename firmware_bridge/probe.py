@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Event
 
 from firmware_bridge.boards import BOARDS, Decoder
 from firmware_bridge.packets import BadFrame, Info, Samples
@@ -75,10 +77,10 @@ class Ears:
         return self._stream() or self._name()
 
     def _stream(self) -> Answer | None:
+        if self._info is not None:  # its checksum leaves no doubt, whether or not samples come
+            return Answer("unshrug", _of(self._info))
         for name, least in _BELIEVED.items():
-            if self._samples[name] >= least + 10 * self._damaged[name]:
-                if name == "unshrug":
-                    return None if self._info is None else Answer(name, _of(self._info))
+            if name != "unshrug" and self._samples[name] >= least + 10 * self._damaged[name]:
                 return Answer(name, f"sends {self._columns[name]} channel(s)")
         return None
 
@@ -87,7 +89,8 @@ class Ears:
             at = self._text.find(said)
             line = self._text[at : at + 40].split(b"\n")[0]
             if at >= 0 and at + len(line) < len(self._text):  # the whole line is there
-                return Answer(name, f"says {line.decode('ascii', 'replace').strip()}")
+                said_of_itself = "".join(chr(byte) for byte in line if 32 <= byte < 127)
+                return Answer(name, f"says {said_of_itself.strip()}")
         return None
 
 
@@ -95,14 +98,14 @@ def _of(info: Info) -> str:
     return f"sends {info.channels} channel(s) at {info.rate_hz:g} Hz, {info.uv_per_count:.3g} µV a count"
 
 
-def identify(device: str) -> Answer:
-    """Open a port and find out which board is on it; a port without one takes some twenty seconds."""
-    came = 0
+def identify(device: str, stop: Event | None = None) -> Answer:
+    """Open a port and find out which board is on it; a port without one takes some twenty seconds, or until `stop`."""
+    came, stop = 0, stop or Event()
     for baud, steps in _STEPS:
         ears = Ears()
         port = Port(device, baud)
         try:
-            for answer in _heard(port, ears, steps):
+            for answer in _heard(port, ears, steps, stop):
                 return answer
             if port.problem:
                 return Answer(None, port.problem)
@@ -114,8 +117,12 @@ def identify(device: str) -> Answer:
 
 def identify_all(devices: Sequence[str]) -> list[Answer]:
     """Find out what is on each port, on all at the same time."""
+    stop = Event()
     with ThreadPoolExecutor(max_workers=max(1, len(devices))) as pool:
-        return list(pool.map(identify, devices))
+        try:
+            return list(pool.map(partial(identify, stop=stop), devices))
+        finally:
+            stop.set()  # Ctrl-C does not wait for those that are still asked
 
 
 def choose(kind: str, devices: Sequence[str]) -> str:
@@ -135,11 +142,11 @@ def _talks_like(name: str, kind: str) -> bool:
     return BOARDS[name].decoder is BOARDS[kind].decoder or kind.startswith(f"{name}-")
 
 
-def _heard(port: Port, ears: Ears, steps: tuple[tuple[bytes, float], ...]) -> Iterator[Answer]:
+def _heard(port: Port, ears: Ears, steps: tuple[tuple[bytes, float], ...], stop: Event) -> Iterator[Answer]:
     for question, seconds in steps:
         until = time.monotonic() + seconds
         port.write(question)
-        while time.monotonic() < until:
+        while time.monotonic() < until and not stop.is_set():
             data = port.read()
             if port.problem:
                 return

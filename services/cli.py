@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import logging
 import math
 import os
@@ -17,6 +18,11 @@ _UNITS = ("uV", "mV", "V", "counts")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command; exit 0 when done, 1 when it failed, 2 when it was used wrongly."""
+    if sys.stdout is None or sys.stderr is None:  # closed before the start: nobody is to be told anything
+        nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without µ
     try:
         try:
             options = _parser().parse_args(arguments)

@@ -215,7 +215,7 @@ def _add_recorder(
     recorder: Recorder, service: Service, note: Callable[[str], None], stack: contextlib.ExitStack
 ) -> None:
     """Let the recorder have blocks and messages, in a thread of its own: what it cannot keep up with is a gap."""
-    kept = Threaded(recorder, "recorder")
+    kept = Threaded(recorder, "recorder", last=recorder.close)
     due_s = _REPORT_EVERY_S
 
     def report() -> None:
@@ -225,8 +225,9 @@ def _add_recorder(
             note(recorder.summary() or "")
 
     def close() -> None:
-        kept.do(recorder.close)
-        kept.close()
+        if not kept.close() and recorder.error is None:
+            recorder.error = f"{recorder.path}: writing takes too long; the end is missing"
+            log.error("%s", recorder.error)
         if recorder.error is None and (said := recorder.summary()):
             note(said)
 

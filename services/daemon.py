@@ -36,11 +36,17 @@ class Sink(Protocol):
 
 
 class Threaded:
-    """Give a slow sink a thread, so that the loop never waits for it; what it cannot keep up with is dropped."""
+    """Give a slow sink a thread, so that the loop never waits for it; what it cannot keep up with is dropped.
 
-    def __init__(self, sink: Sink, name: str) -> None:
+    `last` is done in that thread when all else has been, whatever was dropped.
+    """
+
+    def __init__(self, sink: Sink, name: str, last: Callable[[], None] = lambda: None) -> None:
         self._sink = sink
+        self._last = last
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
+        self._closing = threading.Event()
+        self._kept_up = True
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -50,21 +56,32 @@ class Threaded:
 
     def do(self, call: Callable[[], None]) -> None:
         """Hand over something else that may take its time, to be done in its turn."""
-        with contextlib.suppress(queue.Full):
+        try:
             self._queue.put_nowait(call)
+        except queue.Full:
+            if self._kept_up:
+                log.warning("%s cannot keep up; some of it is left out", self._thread.name)
+            self._kept_up = False
 
-    def close(self) -> None:
-        """Wait until everything has been taken, but not for a sink that is stuck."""
+    def close(self) -> bool:
+        """Wait until everything has been done, but not for a sink that is stuck; say whether it has."""
+        self._closing.set()
         with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=_GOODBYE_S)
+            self._queue.put_nowait(None)  # to wake it
         self._thread.join(_GOODBYE_S)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (call := self._queue.get()) is not None:
-            try:
+        while not (self._closing.is_set() and self._queue.empty()):
+            self._do(self._queue.get())
+        self._do(self._last)
+
+    def _do(self, call: Callable[[], None] | None) -> None:
+        try:
+            if call is not None:
                 call()
-            except BaseException:  # rich turns a broken pipe into SystemExit
-                log.exception("%s failed", self._thread.name)
+        except BaseException:  # rich turns a broken pipe into SystemExit
+            log.exception("%s failed", self._thread.name)
 
 
 class Service:

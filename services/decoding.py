@@ -24,10 +24,12 @@ class Tally:
     channels: tuple[str, ...] = ()
     lost: int = 0
     damaged: int = 0
+    restarts: int = 0
 
     def __str__(self) -> str:
         what = f"{len(self.channels)} channel{'s' if len(self.channels) != 1 else ''}"
-        return f"{self.samples} samples of {what}; {self.lost} lost, {self.damaged} damaged places"
+        again = f", {self.restarts} times the counter went back" if self.restarts else ""
+        return f"{self.samples} samples of {what}; {self.lost} lost, {self.damaged} damaged places{again}"
 
 
 def decode_stream(
@@ -57,6 +59,11 @@ def _packets(chunks: Iterable[bytes], decoder: Decoder, tally: Tally) -> Iterato
     yield from decoder.end()
 
 
+def plain(text: str) -> str:
+    """Return what a terminal can show: a stream may hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 class _Table:
     def __init__(self, board: Board, write: Callable[[str], object], channels: int, *, in_uv: bool) -> None:
         self.tally = Tally()
@@ -65,7 +72,11 @@ class _Table:
         self._channels = channels
         self._in_uv = in_uv
         self._scale = board.uv_per_count if in_uv else 1.0
+        self._asks = self._scale is None and board.describes_itself  # a scale that is given holds throughout
+        if self._scale is None and not self._asks:
+            raise DecodingError(f"the scale of {board.name} is not known; expected --uv-per-count X")
         self._waiting: list[Samples] = []
+        self._waits = 0
         self._next: int | None = None  # the count that should come
 
     def take(self, packet: Packet) -> None:
@@ -75,11 +86,13 @@ class _Table:
                 self.tally.damaged += 1
                 self.tally.lost += packet.samples
             case Info():
-                if self._in_uv:
-                    self._scale = packet.uv_per_count
+                if self._asks and self._scale not in (None, packet.uv_per_count):
+                    raise DecodingError("the board changes its scale on the way; expected --uv-per-count X or counts")
+                self._scale = packet.uv_per_count if self._asks else self._scale
             case Samples():
                 self._waiting.append(packet)
-        if self._scale is not None or sum(len(p.codes) for p in self._waiting) > _MOST_WAITING:
+                self._waits += len(packet.codes)
+        if self._scale is not None or self._waits > _MOST_WAITING:
             self._write_out(self._scale)
 
     def finish(self) -> None:
@@ -91,7 +104,7 @@ class _Table:
             )
 
     def _write_out(self, scale: float | None) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._waits = self._waiting, [], 0
         for packet in waiting:
             if scale is None:
                 raise DecodingError(f"the scale of {self._board.name} is not known; expected --uv-per-count X")
@@ -99,26 +112,31 @@ class _Table:
             self._rows(packet, scale)
 
     def _count(self, packet: Samples) -> None:
+        """Count what is missing before a packet; a counter that goes back has started anew, or repeats itself."""
         if packet.seq is not None:
             missing = 0 if self._next is None else (packet.seq - self._next) % self._board.counter
             self._next = (packet.seq + packet.steps) % self._board.counter
-            self.tally.lost += missing * len(packet.codes) // packet.steps
+            back = missing > self._board.counter // 2
+            self.tally.lost += 0 if back else missing * len(packet.codes) // packet.steps
+            self.tally.restarts += back
         elif packet.times_us is not None and self._board.rate_hz:
             step_us = 1e6 / self._board.rate_hz
             passed = step_us if self._next is None else (int(packet.times_us[0]) - self._next) % self._board.clock_us
             self._next = int(packet.times_us[-1])
-            self.tally.lost += max(0, round(passed / step_us) - 1)
+            back = passed > self._board.clock_us // 2
+            self.tally.lost += 0 if back else max(0, round(passed / step_us) - 1)
+            self.tally.restarts += back
 
     def _rows(self, packet: Samples, scale: float) -> None:
         n = packet.codes.shape[1]
         if self._channels and n != self._channels:
             raise DecodingError(f"the stream has {n} channels; expected {self._channels} (--channels)")
         labels = packet.labels or ("",) * n
-        names = tuple(label or f"{self._board.label}{k + 1}" for k, label in enumerate(labels))
+        names = tuple(plain(label) or f"{self._board.label}{k + 1}" for k, label in enumerate(labels))
         beside = self._beside(packet)
         if names != self.tally.channels:
             self.tally.channels = names
-            self._write(",".join((*beside, *names)) + "\n")
+            self._write(",".join((*beside, *(name.replace(",", " ") for name in names))) + "\n")
         steps = self._board.steps[:n] if self._in_uv else ()
         values = packet.codes * (np.array(steps or 1) * scale)
         self.tally.samples += len(values)

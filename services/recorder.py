@@ -119,6 +119,8 @@ class Recorder:
 
     def _begin(self, block: SampleBlock) -> BdfWriter:
         self.close()
+        if self.error is not None:
+            raise RecordingError(self.error)
         self._writer = None
         self._files += 1
         path = self.path if self._files == 1 else self.path.with_stem(f"{self.path.stem}-{self._files}")

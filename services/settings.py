@@ -258,7 +258,14 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"exposure.{name}: expected rising numbers that begin with 0, got {list(edges)}")
     if settings.calibration.reference_uv and not settings.calibration.rest_uv:
         raise SettingsError("calibration.reference_uv: expected rest_uv beside it")
-    _check_levels(settings.calibration, sum(name != UNUSED for name in settings.board.channels))
+    names = [name for name in settings.board.channels if name != UNUSED]
+    _check_names(names)
+    _check_levels(settings.calibration, len(names))
+
+
+def _check_names(names: list[str]) -> None:
+    if len(set(names)) < len(names) or not all(name.strip() and name.isprintable() for name in names):
+        raise SettingsError(f"board.channels: expected names that people can tell apart, got {names}")
 
 
 def _check_levels(levels: CalibrationSettings, channels: int) -> None:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from firmware_bridge.boards import BOARDS
 from firmware_bridge.recordings.bdf import END
 from firmware_bridge.recordings.recording import (
-    PIECE,
     PLAIN,
     UNITS,
     Pieces,
@@ -30,10 +29,24 @@ log = logging.getLogger(__name__)
 
 _EDF, _BDF = b"0       ", b"\xffBIOSEMI"
 _ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
-_FACTS = re.compile(r"(uV/count|ADC|offset|quantum|lost)=(\S+)")
+_FACTS = {"lost", "uV/count", "ADC", "offset", "quantum"}
 _MOST_PAUSE_S = 86_400.0
 _LEAST_RECORD_S = 1e-6
+_BYTES = 1 << 18  # read at once, at least a record
+_MOST_BYTES = 1 << 26  # in a record, else a small machine could not hold it
 _WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What Unshrug wrote beside a signal of its own: exactly what the header's eight characters only say nearly."""
+
+    lost: int
+    uv_per_count: float | None
+    quantum_uv: float | None
+    offset: float
+    codes: tuple[float, float] | None
+    rate_hz: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +54,17 @@ class _Signal:
     """One signal, as the header describes it; `at` is where its bytes begin within a record."""
 
     label: str
-    transducer: str
     unit: str
     physical: tuple[float, float]
     digital: tuple[int, int]
-    prefilter: str
     samples: int
     at: int
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What Unshrug wrote besides; empty for files of others."""
-        facts = dict(_FACTS.findall(self.transducer))
-        return facts if "lost" in facts else {}
+    own: _Own | None
 
     @property
     def name(self) -> str:
         """The channel's name."""
-        return self.label.removeprefix("EMG ") if self.facts else self.label
+        return self.label.removeprefix("EMG ") if self.own else self.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ def read(path: Path, options: ReadOptions) -> Recording:
     names = [s.name for s in opened.signals]
     volts = [k for k, s in enumerate(opened.signals) if _unit(s, options) and s.label != "Status"]
     # Of a file of others, an electroencephalogram's chin EMG say, what is called EMG; of one of our own, everything.
-    emg = [k for k in volts if opened.signals[k].facts or "emg" in opened.signals[k].label.lower()]
+    emg = [k for k in volts if opened.signals[k].own or "emg" in opened.signals[k].label.lower()]
     chosen = [opened.signals[k] for k in choose(path, options.channels, names, emg or volts, "signal")]
     rates = {s.samples for s in chosen}
     if len(rates) > 1:
@@ -149,27 +155,23 @@ def _scale(signal: _Signal, path: Path, options: ReadOptions) -> _Scale:
     if own_step or options.units == "counts":
         if not own_step:
             raise RecordingError(f"{path}: counts of an unknown size; expected --uv-per-count X or a --board")
-        lost = int(signal.facts["lost"]) if signal.facts else None
-        return _Scale(own_step, 1.0, 0.0, signal.digital, lost)
+        return _Scale(own_step, 1.0, 0.0, signal.digital, signal.own.lost if signal.own else None)
     (low, high), (low_uv, high_uv) = signal.digital, signal.physical
     unit = _unit(signal, options)
     if unit is None:
         raise RecordingError(f"{path}: signal {signal.name} is in {signal.unit!r}; expected --units uV|mV|V")
     if high <= low or high_uv == low_uv:
         raise RecordingError(f"{path}: signal {signal.name} has no range; expected --uv-per-count X")
-    facts = signal.facts
-    if not facts:
+    own = signal.own
+    if own is None:
         step = unit * (high_uv - low_uv) / (high - low)
         offset = low_uv * unit / step - low
         # A signal that is upside down has its lowest value at the digital maximum.
         if step < 0:
             return _Scale(-step, -1.0, -offset, (-high - offset, -low - offset), None)
         return _Scale(step, 1.0, offset, (low + offset, high + offset), None)
-    count = float(facts["uV/count"]) if "uV/count" in facts else None
-    ends = facts["ADC"].split("..") if "ADC" in facts else None
-    codes = (float(ends[0]), float(ends[1])) if ends else None
-    gain = float(facts["quantum"]) / (count or 1.0) if "quantum" in facts else 1.0
-    return _Scale(count, gain, float(facts.get("offset", 0)), codes, int(facts["lost"]))
+    gain = own.quantum_uv / (own.uv_per_count or 1.0) if own.quantum_uv else 1.0
+    return _Scale(own.uv_per_count, gain, own.offset, own.codes, own.lost)
 
 
 def _unit(signal: _Signal, options: ReadOptions) -> float | None:
@@ -181,8 +183,31 @@ def _unit(signal: _Signal, options: ReadOptions) -> float | None:
 
 
 def _rate(signal: _Signal, opened: _File) -> float:
-    exact = re.search(r"rate=(\S+)", signal.prefilter) if signal.facts else None
-    return float(exact[1]) if exact else float(signal.samples / opened.duration_s)
+    return (signal.own and signal.own.rate_hz) or float(signal.samples / opened.duration_s)
+
+
+def _own(transducer: str, prefilter: str, lowest: int) -> _Own | None:
+    """Read what Unshrug wrote beside a signal, and nothing else; None for files of others. Raises ValueError."""
+    facts = dict(fact.split("=", 1) for fact in transducer.split() if "=" in fact)
+    if len(facts) != len(transducer.split()) or not facts.keys() <= _FACTS or facts.get("lost") != str(lowest):
+        return None
+    rate = re.search(r"rate=(\S+)", prefilter)
+    low, dots, high = facts.get("ADC", "").partition("..")
+    return _Own(
+        lost=lowest,
+        uv_per_count=_above_0(facts["uV/count"]) if "uV/count" in facts else None,
+        quantum_uv=_above_0(facts["quantum"]) if "quantum" in facts else None,
+        offset=float(facts.get("offset", 0)),
+        codes=(float(low), float(high)) if dots else None,
+        rate_hz=_above_0(rate[1]) if rate else None,
+    )
+
+
+def _above_0(text: str) -> float:
+    value = float(text)
+    if not 0 < value < np.inf:
+        raise ValueError(f"{text} where a number above 0 was expected")
+    return value
 
 
 def _open(path: Path, file: BinaryIO) -> _File:
@@ -205,8 +230,11 @@ def _open(path: Path, file: BinaryIO) -> _File:
         digital = (0, 0) if is_text else (int(low), int(high))
         if int(samples) < 1 or not np.isfinite(physical).all():
             raise ValueError(f"signal {label!r}: {samples} samples from {low_uv} to {high_uv}")
-        signals.append(_Signal(label, transducer, unit, physical, digital, prefilter, int(samples), begin))
+        own = None if is_text else _own(transducer, prefilter, digital[0])
+        signals.append(_Signal(label, unit, physical, digital, int(samples), begin, own))
         begin += wide * int(samples)
+    if begin > _MOST_BYTES:
+        raise ValueError(f"records of {begin} bytes; expected {_MOST_BYTES} or fewer")
     texts = [s for s in signals if s.label in _ANNOTATIONS]
     said_s = head[244:252].strip()
     if not _LEAST_RECORD_S <= float(said_s) <= _MOST_PAUSE_S:  # else an exponent could ask for a fraction without end
@@ -233,7 +261,7 @@ def _open(path: Path, file: BinaryIO) -> _File:
 
 def _records(opened: _File, first: int, count: int) -> Iterator[NDArray[np.uint8]]:
     """Yield records as rows of bytes, as many as make a piece at once."""
-    at_once = max(1, PIECE // max(s.samples for s in opened.signals))
+    at_once = max(1, _BYTES // opened.record_bytes)
     with opened.path.open("rb") as file:
         file.seek(opened.size + first * opened.record_bytes)
         while count:
@@ -295,8 +323,8 @@ def _text_of(record: NDArray[np.uint8], opened: _File) -> bytes:
 def _length(opened: _File, signal: _Signal, rate_hz: float) -> int:
     """Return after how many samples the recording ends: Unshrug fills the last record up, and says so in it."""
     everything = 2**62
-    if not signal.facts:
+    if not signal.own:
         return everything
     (last,) = next(_records(opened, opened.records - 1, 1))
-    found = re.search(rb"\+([0-9.]+)\x14" + END.encode() + rb"\x14", _text_of(last, opened))
+    found = re.search(rb"\+(\d{1,12}(?:\.\d{1,12})?)\x14" + END.encode() + rb"\x14", _text_of(last, opened))
     return round(float(found[1]) * rate_hz) if found else everything

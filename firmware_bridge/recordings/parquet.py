@@ -27,6 +27,7 @@ from firmware_bridge.recordings.recording import (
 
 SCHEMA = "unshrug.recording/1"
 _KEY = b"unshrug"
+_NUMERIC = ("int", "uint", "float", "double", "halffloat", "decimal", "null", "dictionary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,9 @@ def read(path: Path, options: ReadOptions) -> Recording:
     """
     with _open(path) as file:
         frame = _Frame(path, tuple(file.schema_arrow.names))
+        twice = sorted({name for name in frame.header if frame.header.count(name) > 1})
+        if twice:
+            raise RecordingError(f"{path}: more than one column is called {', '.join(twice)}; expected different names")
         facts = (file.schema_arrow.metadata or {}).get(_KEY)
     given = options.rate_hz or options.units or options.uv_per_count or options.board
     if facts is None or given:
@@ -121,6 +125,8 @@ def _codes(values: Array, step: float | None) -> Array:
 
 def _numbers(path: Path, name: str, column: Any) -> Array:
     try:
+        if not str(column.type).startswith(_NUMERIC):  # dates are numbers too, to numpy
+            raise TypeError
         values = column.to_numpy(zero_copy_only=False).astype(np.float64)
     except (TypeError, ValueError):
         raise RecordingError(f"{path}: column {name} holds {column.type}; expected numbers") from None

@@ -74,7 +74,14 @@ def recording_of(
     rate_hz = board.rate_hz
     if rate_hz is None or not 0 < rate_hz <= _MOST_HZ:
         raise RecordingError(f"{path}: sampling rate {rate_hz}; expected more than 0 Hz and no more than {_MOST_HZ:g}")
-    return Recording(path, signal_of(board, names), board, codes, start_utc)
+    return Recording(path, signal_of(board, _apart(names)), board, codes, start_utc)
+
+
+def _apart(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names that can head the columns of a table: printable, without commas, no two alike."""
+    tidy = ["".join(c if c.isprintable() and c != "," else " " for c in name).strip() for name in names]
+    tidy = [name or f"ch{k + 1}" for k, name in enumerate(tidy)]
+    return tuple(f"{name} {tidy[:k].count(name) + 1}" if name in tidy[:k] else name for k, name in enumerate(tidy))
 
 
 def choose(path: Path, wanted: tuple[str, ...], header: list[str], usual: list[int], what: str = "column") -> list[int]:

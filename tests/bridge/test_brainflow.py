@@ -57,3 +57,17 @@ def test_board_that_does_not_answer_is_a_problem_of_the_port() -> None:
     assert port.read() == b""
     assert "is the board on" in (port.problem or "")
     port.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("brainflow:SYNTHETIC_BOARD?timeout=abc", "timeout is 'abc'; expected a whole number"),
+        ("brainflow:SYNTHETIC_BOARD?to_json=1", "unknown parameter 'to_json'"),
+        ("brainflow:PLAYBACK_FILE_BOARD", "no fixed inputs"),
+    ],
+)
+def test_parameters_that_brainflow_would_choke_on_are_said(url: str, words: str) -> None:
+    pytest.importorskip("brainflow")
+    with pytest.raises(BrainflowError, match=words):
+        board_of(url)

@@ -175,3 +175,22 @@ def test_a_long_file_is_read_in_bounded_memory(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (total, peak < 8e6) == (N * 600, True)
+
+
+@pytest.mark.parametrize("transducer", ["active electrode, lost=2 of them", "lost=2", "lost=x", "lost=-1 ADC=5"])
+def test_what_others_say_of_their_electrodes_changes_nothing(transducer: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.edf", signal())
+    data = bytearray(path.read_bytes())
+    data[272:352] = transducer.encode().ljust(80)
+    path.write_bytes(data)
+    assert values_of(path)[:, 0] == pytest.approx(VALUES, abs=0.02)
+
+
+@pytest.mark.parametrize("fact", ["ADC=a..b", "offset=zz", "quantum=0", "uV/count=0", "uV/count=nan"])
+def test_damage_to_what_unshrug_says_of_its_own_is_an_error_of_ours(fact: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.edf", signal())
+    data = bytearray(path.read_bytes())
+    lowest = data[256 + 120 : 256 + 128].decode().strip()
+    data[272:352] = f"lost={lowest} {fact}".encode().ljust(80)
+    path.write_bytes(data)
+    assert "the EDF header is damaged" in error_of(path)

@@ -117,3 +117,16 @@ def test_two_boards_of_a_kind_are_both_named() -> None:
     with board_that(sends(KINDS[1])) as one, board_that(sends(KINDS[1])) as other, pytest.raises(PortError) as error:
         choose("ascii", [one.path, other.path])
     assert re.match(f"2 boards of kind ascii found.*{one.path}.*{other.path}", str(error.value))
+
+
+def test_board_that_waits_for_its_start_is_known_by_what_it_says_of_itself() -> None:
+    answer = heard([KINDS[0].preamble])
+    assert answer is not None
+    assert answer.board == "unshrug"
+
+
+def test_nobody_is_asked_any_more_once_it_is_to_stop() -> None:
+    stop = threading.Event()
+    stop.set()
+    with cable() as board:
+        assert identify(board.path, stop) == Answer(None, "silent")

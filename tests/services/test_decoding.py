@@ -3,6 +3,7 @@
 import csv
 import io
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,29 @@ def test_command_reads_a_file_and_standard_input_alike(tmp_path: Path) -> None:
     assert from_file.stdout == from_pipe.stdout
     assert len(from_file.stdout.splitlines()) == 4001
     assert from_file.stderr == b"unshrug: 4000 samples of 2 channels; 0 lost, 0 damaged places\n"
+
+
+def test_scale_that_is_given_holds_in_spite_of_what_the_board_says() -> None:
+    codes = np.full((8, 2), 100, np.int16)
+    data = b"".join([encode_data(codes, 0, 0), encode_info(OWN, 8), encode_data(codes, 1, 8000)])
+    out = io.StringIO()
+    decode_stream([data], replace(BOARDS["unshrug"], uv_per_count=2.0), out.write, in_uv=True)
+    assert {row.split(",")[2] for row in out.getvalue().splitlines()[1:]} == {"200"}
+
+
+def test_board_that_changes_its_scale_is_not_given_two_in_one_table() -> None:
+    codes = np.full((8, 2), 100, np.int16)
+    data = [encode_info(OWN, 8), encode_data(codes, 0, 0), encode_info(replace(OWN, gain=400.0), 8)]
+    with pytest.raises(DecodingError, match="changes its scale"):
+        table(b"".join(data), "unshrug", in_uv=True)
+
+
+def test_counter_that_starts_anew_is_no_loss() -> None:
+    frames = [chords.encode_frames(np.full((1, 2), k), k) for k in range(100)]
+    _, tally = table(b"".join(frames[:90] + frames[:90]), "chords")
+    assert (tally.lost, tally.restarts) == (0, 1)
+
+
+def test_label_cannot_speak_to_the_terminal() -> None:
+    rows, _ = table(b"x\r\n" + b"\x1b[2Jred:5\r\n" * 5, "ascii")
+    assert rows[0] == ["?[2Jred"]

@@ -272,7 +272,7 @@ def test_a_slow_sink_never_holds_the_loop_up() -> None:
         slow.accept(message)
     assert time.monotonic() - began_s < 1
     go_on.set()
-    slow.close()
+    assert slow.close()
     assert 2000 <= len(taken) < len(sent)
     assert taken[:2000] == sent[:2000]
 
@@ -288,9 +288,24 @@ def test_a_sink_that_is_stuck_does_not_hold_the_end_up() -> None:
     for k in range(2500):
         stuck.accept(shrug("started", float(k), 0.0))
     began_s = time.monotonic()
-    stuck.close()
+    assert not stuck.close()
     assert time.monotonic() - began_s < 5
     go_on.set()
+
+
+def test_the_last_thing_is_done_even_where_others_were_dropped() -> None:
+    go_on, done = threading.Event(), threading.Event()
+
+    class Slow:
+        def accept(self, message: Message) -> None:
+            go_on.wait(20)
+
+    slow = Threaded(Slow(), "slow", last=done.set)
+    for k in range(2500):
+        slow.accept(shrug("started", float(k), 0.0))
+    threading.Timer(0.2, go_on.set).start()
+    assert slow.close()
+    assert done.is_set()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("not now"), SystemExit(1)])
