@@ -8,6 +8,7 @@ import numpy as np
 from firmware_bridge.boards import Board, Decoder
 from firmware_bridge.packets import BadFrame, Info, Packet, Samples
 
+_SHORT = 128
 _MOST_WAITING = 1_000_000  # samples that are kept for a board that has not described itself yet
 
 
@@ -112,11 +113,14 @@ class _Table:
             self._rows(packet, scale)
 
     def _count(self, packet: Samples) -> None:
-        """Count what is missing before a packet; a counter that goes back has started anew, or repeats itself."""
+        """Count what is missing before a packet; a long counter that goes back has started anew, or repeats itself.
+
+        Of a short one nobody can say that without a clock: it counts as loss.
+        """
         if packet.seq is not None:
             missing = 0 if self._next is None else (packet.seq - self._next) % self._board.counter
             self._next = (packet.seq + packet.steps) % self._board.counter
-            back = missing > self._board.counter // 2
+            back = missing > self._board.counter // 2 > _SHORT
             self.tally.lost += 0 if back else missing * len(packet.codes) // packet.steps
             self.tally.restarts += back
         elif packet.times_us is not None and self._board.rate_hz:

@@ -123,9 +123,16 @@ def test_board_that_changes_its_scale_is_not_given_two_in_one_table() -> None:
 
 
 def test_counter_that_starts_anew_is_no_loss() -> None:
-    frames = [chords.encode_frames(np.full((1, 2), k), k) for k in range(100)]
-    _, tally = table(b"".join(frames[:90] + frames[:90]), "chords")
-    assert (tally.lost, tally.restarts) == (0, 1)
+    frames = KINDS[0].stream(100)
+    _, tally = table(b"".join([*frames, *frames]), "unshrug")
+    assert (tally.samples, tally.lost, tally.restarts) == (1600, 0, 1)
+
+
+@pytest.mark.parametrize("lost", [3, 12])
+def test_short_counter_that_jumps_is_a_loss(lost: int) -> None:
+    frames = [bitalino.encode_frames(np.full((1, 2), k), k) for k in range(100)]
+    _, tally = table(b"".join(frames[:40] + frames[40 + lost :]), "bitalino", channels=2)
+    assert (tally.lost, tally.restarts) == (lost, 0)
 
 
 def test_label_cannot_speak_to_the_terminal() -> None:
