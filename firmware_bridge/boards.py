@@ -96,7 +96,7 @@ BOARDS = {
         ),
         Board(
             "ascii", "any sketch that prints lines of numbers", _LINES,
-            note="lost lines show only in the rate",
+            note="losses below 30 ms are not seen",
         ),
         Board(
             "myoware2-5v", "MyoWare 2.0, RAW pin on a 10-bit 5 V Arduino, printed as lines", _LINES,
@@ -133,7 +133,7 @@ BOARDS = {
         Board(
             "spikershield", "Backyard Brains Muscle SpikerShield and its boxes", _tells(SpikerShieldDecoder),
             baud=222222, rate_hz=16e6 / 8 / 199, adc_bits=10, has_spare=True, shares_rate=True,
-            note="no scale is documented; lost samples show only in the rate",
+            note="no scale is documented; losses below 30 ms are not seen",
         ),
         Board(
             "olimex", "Olimex SHIELD-EKG-EMG, or any OpenEEG P2", _tells(openeeg.decoder), baud=57600,
