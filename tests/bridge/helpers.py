@@ -8,9 +8,11 @@ import time
 import tty
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from firmware_bridge.blocks import SampleBlock
 from firmware_bridge.decoders.framed import encode_data, encode_info
 from firmware_bridge.packets import Info, Packet, Samples
 from firmware_bridge.port import Port
+from firmware_bridge.recordings import ReadOptions, RecordingError, open_recording
 
 Array = NDArray[np.float64]
 
@@ -116,6 +119,16 @@ def joined(blocks: Sequence[SampleBlock]) -> Array:
         out[block.start : block.end] = block.values
         end = block.end
     return out
+
+
+def values_of(path: Path, **options: Any) -> Array:
+    return joined(list(open_recording(path, ReadOptions(**options)).blocks()))
+
+
+def error_of(path: Path, **options: Any) -> str:
+    with pytest.raises(RecordingError) as error:
+        values_of(path, **options)
+    return str(error.value).removeprefix(f"{path}: ")
 
 
 def read_until(port: Port, enough: Callable[[bytes], bool], seconds: float = 5.0) -> bytes:

@@ -43,9 +43,12 @@ def test_board_that_brainflow_makes_up_streams_through_a_port() -> None:
     [
         ("brainflow:NO_SUCH_BOARD", "unknown board; expected a name of BrainFlow's BoardIds"),
         ("brainflow:GANGLION_BOARD?port=x", "unknown parameter 'port'; expected one of serial_port, mac_address"),
+        ("brainflow:SYNTHETIC_BOARD?timeout=abc", "timeout is 'abc'; expected a whole number"),
+        ("brainflow:SYNTHETIC_BOARD?to_json=1", "unknown parameter 'to_json'"),
+        ("brainflow:PLAYBACK_FILE_BOARD", "no fixed inputs"),
     ],
 )
-def test_board_that_brainflow_does_not_know_is_said(url: str, words: str) -> None:
+def test_port_that_brainflow_would_choke_on_is_said(url: str, words: str) -> None:
     pytest.importorskip("brainflow")
     with pytest.raises(BrainflowError, match=words):
         board_of(url)
@@ -57,17 +60,3 @@ def test_board_that_does_not_answer_is_a_problem_of_the_port() -> None:
     assert port.read() == b""
     assert "is the board on" in (port.problem or "")
     port.close()
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("brainflow:SYNTHETIC_BOARD?timeout=abc", "timeout is 'abc'; expected a whole number"),
-        ("brainflow:SYNTHETIC_BOARD?to_json=1", "unknown parameter 'to_json'"),
-        ("brainflow:PLAYBACK_FILE_BOARD", "no fixed inputs"),
-    ],
-)
-def test_parameters_that_brainflow_would_choke_on_are_said(url: str, words: str) -> None:
-    pytest.importorskip("brainflow")
-    with pytest.raises(BrainflowError, match=words):
-        board_of(url)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware_bridge.recordings import ReadOptions, RecordingError, open_recording
-from tests.bridge.helpers import Array, joined, steady
+from tests.bridge.helpers import Array, error_of, steady, values_of
 
 N = 4000
 VALUES = np.random.default_rng(1).normal(0, 50, N)
@@ -32,16 +32,6 @@ def signal(
 def write(path: Path, *signals: Any, annotations: Any = None, record_s: float = 1.0) -> Path:
     edfio.Edf(list(signals), annotations=annotations, data_record_duration=record_s).write(path)
     return path
-
-
-def values_of(path: Path, **options: Any) -> Array:
-    return joined(list(open_recording(path, ReadOptions(**options)).blocks()))
-
-
-def error_of(path: Path, **options: Any) -> str:
-    with pytest.raises(RecordingError) as error:
-        values_of(path, **options)
-    return str(error.value).removeprefix(f"{path}: ")
 
 
 @pytest.mark.parametrize(("unit", "uv"), [("uV", 1.0), ("mV", 1e3), ("V", 1e6)])

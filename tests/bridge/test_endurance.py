@@ -191,8 +191,8 @@ def test_hundred_unplugs_of_every_board_cost_nothing_and_each_is_a_gap(tmp_path:
             board.on.port.close()
     assert [board.on.port.connections for board in boards] == [100] * len(boards)
     assert grown < 40_000
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert threading.active_count() == threads
+    assert len(os.listdir("/proc/self/fd")) <= descriptors  # fewer where an earlier test left some behind
+    assert threading.active_count() <= threads
 
 
 # Damaged

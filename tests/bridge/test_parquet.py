@@ -14,7 +14,7 @@ import pytest
 from firmware_bridge.blocks import SampleBlock, Signal
 from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
 from firmware_bridge.recordings.bdf import BdfWriter
-from tests.bridge.helpers import Array, joined
+from tests.bridge.helpers import Array, error_of, values_of
 
 UV = 3300 / 2**16
 SIGNAL = Signal(1000.0, ("left", "right"), UV, (-(2**15) * UV, (2**15 - 1) * UV))
@@ -32,16 +32,6 @@ def samples(n: int = 3000) -> Array:
     values = np.random.default_rng(1).integers(-(2**15), 2**15, (n, 2)) * UV
     values[100:120, 0] = values[2000:2600] = np.nan
     return np.asarray(values)
-
-
-def values_of(path: Path, **options: Any) -> Array:
-    return joined(list(open_recording(path, ReadOptions(**options)).blocks()))
-
-
-def error_of(path: Path, **options: Any) -> str:
-    with pytest.raises(RecordingError) as error:
-        values_of(path, **options)
-    return str(error.value).removeprefix(f"{path}: ")
 
 
 def foreign(path: Path, **columns: Any) -> Path:

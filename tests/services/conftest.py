@@ -26,6 +26,7 @@ from dsp.detect import Phase, Shrug
 from firmware_bridge.blocks import SampleBlock, Signal
 from firmware_bridge.simulator import REFERENCE_UV, REST_UV, Activity, Wearer
 from services.broker import Broker, find_broker
+from services.daemon import Service
 from services.messages import Message
 from services.settings import CalibrationSettings, MqttSettings, Settings
 
@@ -276,3 +277,17 @@ class Running:
         self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def running(service: Service) -> Iterator[None]:
+    """Let a service go round in a thread of its own."""
+    stop = threading.Event()
+    thread = threading.Thread(target=service.run, args=(lambda _: stop.is_set(),))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(5)
+        assert not thread.is_alive()

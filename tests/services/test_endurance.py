@@ -1,12 +1,10 @@
 """What the wearer gets while a board comes and goes, never speaks, or speaks otherwise than it should."""
 
-import contextlib
 import gc
 import itertools
 import os
 import threading
 import tracemalloc
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from services.messages import About, Cue, Episode, Message, WearerState
 from services.pipeline import Pipeline
 from tests.bridge.helpers import Cable, cable
 from tests.bridge.test_port import Hours, plug
-from tests.services.conftest import CALIBRATED, REST, SHRUG, eventually
+from tests.services.conftest import CALIBRATED, REST, SHRUG, eventually, running
 
 OWN = BOARDS["unshrug"]
 SIGNED_LINES = replace(BOARDS["ascii"], rate_hz=1000.0, uv_per_count=0.05, codes=(-(2**15), 2**15 - 1))
@@ -76,18 +74,6 @@ class Rig:
         self.problem = problem
         self.said = [*self.said[-9:], problem]
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        stop = threading.Event()
-        thread = threading.Thread(target=self.service.run, args=(lambda _: stop.is_set(),))
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(5)
-            assert not thread.is_alive()
-
 
 def rest_frames(n: int = 4000) -> list[bytes]:
     """Return frames of a wearer at rest, each with what the board says of itself."""
@@ -122,7 +108,7 @@ def test_hundred_unplugs_are_each_said_and_leave_the_motor_off_and_nothing_behin
 
     tracemalloc.start()
     try:
-        with rig.running():
+        with running(rig.service):
             before = cycles(20)
             grown = cycles(80) - before
     finally:
@@ -133,8 +119,8 @@ def test_hundred_unplugs_are_each_said_and_leave_the_motor_off_and_nothing_behin
     assert not any(rig.drives)
     assert pins.pin(CALIBRATED.motor.pin).state == 0
     assert grown < 100_000
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert threading.active_count() == threads
+    assert len(os.listdir("/proc/self/fd")) <= descriptors  # fewer where an earlier test left some behind
+    assert threading.active_count() <= threads
 
 
 def test_board_that_never_speaks_and_one_of_another_kind_are_told_apart_and_get_no_cue(pins: MockFactory) -> None:
@@ -146,7 +132,7 @@ def test_board_that_never_speaks_and_one_of_another_kind_are_told_apart_and_get_
             other.send(lines)
             return bool(silent.said and strange.said)
 
-        with silent.running(), strange.running():
+        with running(silent.service), running(strange.service):
             eventually(spoken, 20)
     assert silent.said == ["the board is silent"]
     assert strange.said == ["what comes is not from a board of kind 'unshrug', or not at 115200 baud"]

@@ -37,6 +37,7 @@ from tests.services.conftest import (
     Running,
     eventually,
     listening,
+    running,
     shrug,
 )
 
@@ -83,18 +84,6 @@ class Rig:
         )
         self.service.sinks.append(self.collector)
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        stop = threading.Event()
-        thread = threading.Thread(target=self.service.run, args=(lambda _: stop.is_set(),))
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(5)
-            assert not thread.is_alive()
-
 
 @pytest.fixture
 def cable(tmp_path: Path) -> Callable[[PtyBoard], Path]:
@@ -123,7 +112,7 @@ def test_a_held_shrug_reaches_the_pin_and_the_dashboard(
         sink = MqttSink(MqttSettings(), Contract(settings, rig.service.stamp), broker)
         rig.service.sinks.append(sink)
         try:
-            with rig.running():
+            with running(rig.service):
                 started = listener.wait_for("episode", lambda heard: heard.body["event"] == "started").body
                 given = listener.wait_for("cue", lambda heard: heard.body["outcome"] == "given").body
                 eventually(lambda: len(rig.motor.changes) == 4)
@@ -150,7 +139,7 @@ def test_unplugging_stops_the_motor_and_plugging_in_goes_on(
 ) -> None:
     board = PtyBoard(stream(), speed=SPEED)
     rig = Rig(cable(board))
-    with rig.running():
+    with running(rig.service):
         assert rig.motor.started.wait(20)
         before, pulled_s = len(rig.collector.messages), time.monotonic()
         board.unplug()
@@ -186,7 +175,7 @@ def test_a_board_that_falls_silent_stops_the_motor(pins: MockFactory, cable: Cal
 
     with PtyBoard(until_silent(), speed=SPEED) as board:
         rig = Rig(cable(board))
-        with rig.running():
+        with running(rig.service):
             assert rig.motor.started.wait(20)
             silent.set()
             before, quiet_s = len(rig.collector.messages), time.monotonic()
@@ -215,7 +204,7 @@ def test_there_is_no_cue_on_what_waited_while_the_program_stood_still(
     with PtyBoard(stream(*day), patient=True) as board:
         rig = Rig(cable(board), settings, speed=1.0)
         rig.service.sinks.append(Stall())
-        with rig.running():
+        with running(rig.service):
             at = rig.collector.wait_for(lambda m: isinstance(m, Cue))
             cue = rig.collector.messages[at]
             assert rig.motor.started.wait(5 if outcome == "given" else 0.3) == (outcome == "given")
@@ -249,7 +238,7 @@ def test_the_motor_is_off_and_its_pin_free_when_the_loop_fails(
 def test_the_end_of_the_loop_ends_what_is_open(pins: MockFactory, cable: Callable[[PtyBoard], Path]) -> None:
     with PtyBoard(stream(), speed=SPEED) as board:
         rig = Rig(cable(board))
-        with rig.running():
+        with running(rig.service):
             rig.collector.wait_for(lambda m: isinstance(m, Episode))
     last = rig.collector.messages[-1]
     assert isinstance(last, Episode)
