@@ -16,7 +16,7 @@ _MOST_REPEATS = 4
 _PLAUSIBLE_RVE_UV = 20.0, 500.0
 _SOUND_SNR_DB = 20.0
 _LEAST_SNR_DB = 12.0
-_STEADY = 2.0
+_STEADY = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +178,8 @@ def _quietest(frames_uv: Array, n: int) -> tuple[float, int | None]:
 def steady_level(frames_uv: Array, n: int, quietest_uv: float) -> float:
     """Return the level in µV of the last `n` valid frames, of shape (frames,), NaN where these are no rest.
 
-    They are none where there are fewer, or where a tenth of them is more than twice as strong as `quietest_uv`, the
-    quietest such stretch that is known: who sits back for a rest level does not shrug meanwhile.
+    They are none where there are fewer, or where a tenth of them is more than four times as strong as `quietest_uv`,
+    the quietest such stretch that is known: who sits back for a rest level does not shrug meanwhile.
     """
     valid = frames_uv[np.isfinite(frames_uv)][-n:]
     if len(valid) < n:
