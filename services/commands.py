@@ -271,7 +271,6 @@ def _board(settings: Settings) -> Board:
         raise SettingsError(
             f"board.uv_per_count: expected the µV at the electrodes that a step of {board.title} is worth"
         )
-    _inputs(board, given.channels)
     return board
 
 
@@ -524,7 +523,7 @@ def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     try:
         settings = _with_board(options)
         path = _config_path(options)
-        _board(settings)
+        _inputs(_board(settings), settings.board.channels)
         yield "ok", "settings", str(path) if path else "the defaults; no file is there"
     except SettingsError as error:
         yield "FAIL", "settings", str(error)
