@@ -1,6 +1,5 @@
 """What a level means for this wearer: rest, noise, the reference contraction and the thresholds from them."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -50,10 +49,6 @@ class Calibration:
                 raise SignalError(
                     f"reference level is {reference:g} µV; expected more than the rest level, {rest:g} µV"
                 )
-
-    def digest(self) -> str:
-        """Return a short checksum, so that results can be told apart by the levels they rest on."""
-        return hashlib.sha256(repr((self.rest_uv, self.noise_uv, self.reference_uv)).encode()).hexdigest()[:12]
 
     def rve(self, level_uv: float, channel: int) -> float | None:
         """Return the level as % of the reference, noise removed from both in the power domain; None without one."""

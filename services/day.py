@@ -129,7 +129,7 @@ class Day:
 
     def finish(self, at_s: float) -> Iterator[DaySummary]:
         """Say what the day was until now, because nothing may come any more."""
-        if self._said_s is not None:
+        if self._said_s is not None and at_s > self._said_s:
             yield self._summary(at_s)
 
     def _add(self, levels: Levels) -> None:

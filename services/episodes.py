@@ -1,5 +1,6 @@
 """Tension episodes: shrugs and low rest close together, over all channels, as dashboards and reports count them."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -10,6 +11,12 @@ from services.messages import Episode
 from services.settings import EpisodeSettings
 
 EndReason = Literal["relaxed", "cut_off"]
+
+
+def calibration_id(calibration: Calibration) -> str:
+    """Return a short checksum, so that results can be told apart by the levels that they rest on."""
+    levels = calibration.rest_uv, calibration.noise_uv, calibration.reference_uv
+    return hashlib.sha256(repr(levels).encode()).hexdigest()[:12]
 
 
 @dataclass(slots=True)
@@ -72,7 +79,7 @@ class Episodes:
         self._settings = settings
         self._names = names
         self._calibration = calibration
-        self._calibration_id = calibration.digest()
+        self._calibration_id = calibration_id(calibration)
         self._new_id = new_id
         self._open: _Open | None = None
 

@@ -158,11 +158,11 @@ class About:
     calibration_source: str | None
     on_uv: tuple[float, ...]
     off_uv: tuple[float, ...]
-    calibration_id: str | None
-    settings: str
-    live: dict[str, Any]
     verdicts: tuple[Verdict, ...] = ()
     counts: Counts = field(default_factory=Counts)
+    calibration_id: str | None = None
+    settings: str = ""
+    live: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

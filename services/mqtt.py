@@ -152,7 +152,8 @@ class Link:
             else:
                 self._client.connect(self._host, self._port, _KEEP_ALIVE_S)
         except (OSError, ValueError) as error:
-            self._say_absent(f"no broker at {self.where} ({error}); cues go on, and it is tried again")
+            why = "" if isinstance(error, ConnectionRefusedError) else f" ({error})"
+            self._say_absent(f"no broker at {self.where}{why}; cues go on, and it is tried again")
             return False
         self._client.loop_start()
         if self._closing.is_set():  # meanwhile

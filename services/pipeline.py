@@ -21,7 +21,7 @@ from firmware_bridge.blocks import SampleBlock, Signal
 from firmware_bridge.bridge import Counts
 from services.coach import Coach
 from services.day import Day
-from services.episodes import Episodes
+from services.episodes import Episodes, calibration_id
 from services.messages import (
     MOTOR_LAG_S,
     About,
@@ -440,7 +440,7 @@ class _Session:
             calibration_source=calibration.source if calibration else None,
             on_uv=tuple(limits.on_uv for limits in self._chain.thresholds),
             off_uv=tuple(limits.off_uv for limits in self._chain.thresholds),
-            calibration_id=calibration.digest() if calibration else None,
+            calibration_id=calibration_id(calibration) if calibration else None,
             settings=self.settings.digest(),
             live=self.settings.live(),
             verdicts=self._chain.verdicts,
