@@ -43,8 +43,8 @@ def discovery(root: str, wearer: str, info: dict[str, Any]) -> tuple[str, dict[s
     """Return topic and payload of the discovery message, to be retained.
 
     `root` is that of the wearer's topics and `info` the payload of `info` below it. What the service has no verb for is
-    left out. A level has another identity with a reference contraction, in %, than without one, in µV; the one that
-    does not apply is named with its platform alone, by which Home Assistant removes it.
+    left out. A channel with a reference contraction has its tension in %, one without it its level in µV; what does not
+    apply is named with its platform alone, by which Home Assistant removes it.
     """
     entities = _levels(root, info) | _shrugs(root, info) | _episodes(root) | _day(root, info) | _technical(root)
     entities |= _commands(root, info)
@@ -112,34 +112,27 @@ def _has_reference(info: dict[str, Any]) -> list[bool]:
 
 def _levels(root: str, info: dict[str, Any]) -> dict[str, Component]:
     """Tension and rest; no device class fits a muscle's tension, and a wrong one would drop the entity."""
-    live = {
-        "platform": "sensor",
-        "state_topic": f"{root}/tension/slow",
-        "state_class": "measurement",
-        "expire_after": _LEVEL_EXPIRES_S,
-    }
+
+    def live(name: str, unit: str, channel: int, key: str) -> Component:
+        return {
+            "platform": "sensor",
+            "name": name,
+            "icon": "mdi:sofa" if key.startswith("rest") else "mdi:arm-flex",
+            "state_topic": f"{root}/tension/slow",
+            "state_class": "measurement",
+            "expire_after": _LEVEL_EXPIRES_S,
+            "unit_of_measurement": unit,
+            "suggested_display_precision": 0 if unit == "%" else 1,
+            "value_template": _of_channel(channel, key),
+        }
+
     found: dict[str, Component] = {}
     for c, (name, relative) in enumerate(zip(info["channels"], _has_reference(info), strict=True)):
-        tension = live | {"name": f"Tension {name}", "icon": "mdi:arm-flex"}
-        percent = {
-            "unit_of_measurement": "%",
-            "suggested_display_precision": 0,
-            "value_template": _of_channel(c, "rve"),
-        }
-        volts = {
-            "unit_of_measurement": "µV",
-            "suggested_display_precision": 1,
-            "value_template": _of_channel(c, "rms_uv"),
-        }
-        found[f"tension_{c}"] = tension | percent if relative else {"platform": "sensor"}
-        found[f"level_{c}"] = {"platform": "sensor"} if relative else tension | volts
-        found[f"rest_{c}"] = live | {
-            "name": f"Rest {name}",
-            "icon": "mdi:sofa",
-            "unit_of_measurement": "%",
-            "suggested_display_precision": 0,
-            "value_template": _of_channel(c, "rest_60s_pct"),
-        }
+        tension = live(f"Tension {name}", "%", c, "rve")
+        level = live(f"Level {name}", "µV", c, "rms_uv")
+        found[f"tension_{c}"] = tension if relative else {"platform": "sensor"}
+        found[f"level_{c}"] = {"platform": "sensor"} if relative else level
+        found[f"rest_{c}"] = live(f"Rest {name}", "%", c, "rest_60s_pct")
     return found
 
 
@@ -277,20 +270,22 @@ def _button(root: str, verb: str, name: str, icon: str | None = None, **argument
 def _settings(root: str, info: dict[str, Any]) -> dict[str, Component]:
     relative = _has_reference(info)
     common = {"state_topic": f"{root}/info", "command_topic": f"{root}/cmd/set"}
+    cues = common | {
+        "platform": "switch",
+        "name": "Cues",
+        "icon": "mdi:vibrate",
+        "value_template": _live("cue.enabled"),
+        "state_on": "True",
+        "state_off": "False",
+        "payload_on": json.dumps({"key": "cue.enabled", "value": True}),
+        "payload_off": json.dumps({"key": "cue.enabled", "value": False}),
+    }
+    on_rve = common | _threshold("on_rve", "Shrug threshold")
+    on_rest_ratio = common | _threshold("on_rest_ratio_alone", "Shrug threshold over rest")
     return {
-        "cues": common
-        | {
-            "platform": "switch",
-            "name": "Cues",
-            "icon": "mdi:vibrate",
-            "value_template": _live("cue.enabled"),
-            "state_on": "True",
-            "state_off": "False",
-            "payload_on": json.dumps({"key": "cue.enabled", "value": True}),
-            "payload_off": json.dumps({"key": "cue.enabled", "value": False}),
-        },
-        "on_rve": common | _threshold("on_rve") if any(relative) else {"platform": "number"},
-        "on_rest_ratio": {"platform": "number"} if all(relative) else common | _threshold("on_rest_ratio_alone"),
+        "cues": cues,
+        "on_rve": on_rve if any(relative) else {"platform": "number"},
+        "on_rest_ratio": {"platform": "number"} if all(relative) else on_rest_ratio,
     }
 
 
@@ -298,12 +293,12 @@ def _live(key: str) -> str:
     return f"{{{{ value_json.live.get('{key}') }}}}"
 
 
-def _threshold(name: str) -> Component:
+def _threshold(setting: str, name: str) -> Component:
     """A number for a setting of the detector, with the range and the unit that the setting states."""
-    about = next(field.metadata for field in fields(ShrugSettings) if field.name == name)
+    about = next(field.metadata for field in fields(ShrugSettings) if field.name == setting)
     return {
         "platform": "number",
-        "name": "Shrug threshold",
+        "name": name,
         "icon": "mdi:ray-vertex",
         "entity_category": "config",
         "mode": "box",
@@ -311,6 +306,6 @@ def _threshold(name: str) -> Component:
         "max": about["high"],
         "step": 0.5,
         "unit_of_measurement": about["unit"],
-        "value_template": _live(f"shrug.{name}"),
-        "command_template": f'{{"key": "shrug.{name}", "value": {{{{ value }}}}}}',
+        "value_template": _live(f"shrug.{setting}"),
+        "command_template": f'{{"key": "shrug.{setting}", "value": {{{{ value }}}}}}',
     }

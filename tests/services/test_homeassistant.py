@@ -105,7 +105,7 @@ def test_a_muscle_has_no_device_class() -> None:
 def test_a_channel_gets_its_own_values_whatever_it_is_called(channel: int) -> None:
     info = named(*ODD)
     levels = LEVELS | {"channels": [{"name": n, "rms_uv": float(i), "rest_60s_pct": None} for i, n in enumerate(ODD)]}
-    assert components(info)[f"level_{channel}"]["name"] == f"Tension {ODD[channel]}"
+    assert components(info)[f"level_{channel}"]["name"] == f"Level {ODD[channel]}"
     assert state_of(f"level_{channel}", levels, info) == str(float(channel))
     assert state_of(f"rest_{channel}", levels, info) == "None"
 
