@@ -4,7 +4,7 @@
 # make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
 # make accuracy   what is found, and what is not, beside other detectors: writes docs/accuracy.md
 # make firmware   build the board's program (CHANNELS=4 and other options)   make test-firmware   run it in an emulator
-# make test-homeassistant   what Home Assistant makes of us, in a real one (0.7 GB to install; needs Python 3.13)
+# make test-homeassistant   what Home Assistant makes of us, in a real one (1 GB to install; needs Python 3.13)
 # make bench-heavy   the speed part with everything: all lengths, LibEMG too (1.2 GB to install), a day of text
 
 PYTHON ?= python3
@@ -53,7 +53,7 @@ test-firmware: .venv/.dev avr-needed emulator-needed
 
 # It ends in one line where there is no Python 3.13; the shims of pyenv may name one that they do not start.
 test-homeassistant: .venv-homeassistant/.ready mosquitto-needed
-	.venv-homeassistant/bin/python -m pytest -W default tests/homeassistant/checks.py
+	.venv-homeassistant/bin/python -m pytest -W ignore::DeprecationWarning tests/homeassistant/checks.py
 
 .venv/.runtime: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Unshrug needs Python 3.11 or newer")'

@@ -48,11 +48,6 @@ def discovery(root: str, wearer: str, info: dict[str, Any]) -> tuple[str, dict[s
     """
     entities = _levels(root, info) | _shrugs(root, info) | _episodes(root) | _day(root, info) | _technical(root)
     entities |= _commands(root, info)
-    components = {key: _finish(wearer, key, entity) for key, entity in entities.items()}
-    taken: set[str] = set()
-    for key, entity in components.items():
-        if "name" in entity:
-            entity["default_entity_id"] = _entity_id(wearer, key, entity, taken)
     return topic_of(wearer), {
         "device": {
             "identifiers": [f"unshrug_{wearer}"],
@@ -63,29 +58,23 @@ def discovery(root: str, wearer: str, info: dict[str, Any]) -> tuple[str, dict[s
         },
         "origin": {"name": "Unshrug", "sw_version": info["version"]},
         "availability_topic": f"{root}/status",
-        "components": components,
+        "components": {key: _finish(wearer, key, entity) for key, entity in entities.items()},
     }
 
 
 def _finish(wearer: str, key: str, entity: Component) -> Component:
-    """Add what every entity has; one that is only to be removed has nothing but its platform."""
-    return entity if entity.keys() == {"platform"} else entity | {"unique_id": f"unshrug_{wearer}.{key}", "qos": 1}
+    """Add what every entity has; one that is only to be removed has nothing but its platform.
 
-
-def _entity_id(wearer: str, key: str, entity: Component, taken: set[str]) -> str:
-    """Return the id that people write in automations: by the name, and by the key where the names are too alike."""
-
-    def made(name: str) -> str:
-        return f"{entity['platform']}.{_slug(f'unshrug {wearer} {name}')}"
-
-    wanted = made(entity["name"])
-    chosen = made(key) if wanted in taken else wanted
-    taken.add(chosen)
-    return chosen
-
-
-def _slug(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
+    Home Assistant numbers ids that are alike, as of channels whose names differ in signs only.
+    """
+    if entity.keys() == {"platform"}:
+        return entity
+    readable = re.sub("[^a-z0-9]+", "_", f"unshrug {wearer} {entity['name']}".lower()).strip("_")
+    return entity | {
+        "unique_id": f"unshrug_{wearer}.{key}",
+        "default_entity_id": f"{entity['platform']}.{readable}",
+        "qos": 1,
+    }
 
 
 def _of(path: str) -> str:

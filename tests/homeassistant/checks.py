@@ -36,6 +36,31 @@ CLIENT = "http://127.0.0.1/"
 KINDS = {"uncalibrated": INFO, "calibrated": calibrated(40.0, 40.0), "odd": named(*ODD)}
 PATIENCE_S = 30.0
 
+# The automation that the documentation shows.
+PAGE = Path(__file__).parents[2] / "docs" / "homeassistant.md"
+EXAMPLE = re.findall(r"```yaml\n(- alias.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
+
+CONFIGURATION = """\
+http: {{server_host: {host}, server_port: {port}}}
+api:
+config:
+onboarding:
+counter: {{told: }}
+input_text: {{told: }}
+automation: !include automations.yaml
+"""
+# Keeps what the person is told, because REST does not give notifications.
+LISTENER = """
+- alias: Listen
+  triggers:
+    - {trigger: persistent_notification, notification_id: episode, update_type: [added, updated]}
+  actions:
+    - action: input_text.set_value
+      target: {entity_id: input_text.told}
+      data: {value: "{{ trigger.notification.message }}"}
+    - {action: counter.increment, target: {entity_id: counter.told}}
+"""
+
 # Newer ones read it; this one makes the same ids from the names.
 NEWER = {"default_entity_id"}
 
@@ -73,9 +98,8 @@ class Home:
         self.port = free_port()
         self._log = folder / "home-assistant.log"
         self._token = ""
-        (folder / "configuration.yaml").write_text(
-            f"http:\n  server_host: {LOOPBACK}\n  server_port: {self.port}\napi:\nconfig:\nonboarding:\n"
-        )
+        (folder / "configuration.yaml").write_text(CONFIGURATION.format(host=LOOPBACK, port=self.port))
+        (folder / "automations.yaml").write_text(EXAMPLE + LISTENER)
         hass = [sys.executable, "-m", "homeassistant", "-c", str(folder), "--skip-pip"]
         self._process = subprocess.Popen(
             hass, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
@@ -133,6 +157,10 @@ class Home:
     def press(self, service: str, entity_id: str, **data: object) -> None:
         domain, _, name = entity_id.partition(".")
         self.ask(f"/api/services/{domain}/{service}", {"entity_id": f"{domain}.unshrug_desk_{name}", **data})
+
+    def told(self) -> tuple[str, ...]:
+        """Return how many notes the person got, and the last."""
+        return tuple(self.ask(f"/api/states/{kind}.told")["state"] for kind in ("counter", "input_text"))
 
     def log(self) -> str:
         return self._log.read_text() if self._log.exists() else "no log"
@@ -258,22 +286,35 @@ def test_without_a_board_nothing_is_claimed(home: Home, service: Service) -> Non
 
 
 def test_an_episode_fires_at_its_start_and_its_end_only(home: Home, service: Service) -> None:
-    def episode() -> tuple[str, object]:
+    def event() -> tuple[str, object]:
         shown = home.states()["event.episode"]
         return shown["state"], shown["attributes"].get("event_type")
 
-    assert episode() == ("unknown", None)
+    assert event() == ("unknown", None)
     service.tell("episode", EPISODE["started"], retain=False)
-    eventually(lambda: episode()[1] == "started")
-    started = episode()
+    eventually(lambda: event()[1] == "started")
+    started = event()
     service.tell("episode", EPISODE["started"] | {"event": "updated", "seq": 1}, retain=False)
-    service.tell("state", NOW | {"channels": []})  # comes after it on the same connection
+    service.tell("state", NO_BOARD)  # comes after it on the same connection
     home.shows(binary_sensor__shrug="unknown")
-    assert episode() == started
+    assert event() == started
+    assert home.told() == ("0", "unknown")
     service.tell("episode", EPISODE["ended"], retain=False)
-    eventually(lambda: episode()[1] == "ended")
-    assert home.states()["event.episode"]["attributes"]["cued"] is True
+    eventually(lambda: event()[1] == "ended")
+    assert home.states()["event.episode"]["attributes"]["duration_s"] == EPISODE["ended"]["duration_s"]
     service.tell("state", NOW)
+
+
+def test_the_automation_of_the_documentation_tells_of_an_episode_once(home: Home, service: Service) -> None:
+    note = "16 seconds of it. Let the shoulders down."
+    eventually(lambda: home.told() == ("1", note))
+    service.tell("status", "offline")
+    home.shows(event__episode="unavailable")
+    service.tell("status", "online")
+    eventually(lambda: home.states()["event.episode"]["state"] != "unavailable")
+    service.tell("episode", EPISODE["ended"] | {"duration_s": 700.0}, retain=False)
+    eventually(lambda: home.told()[1].startswith("700"))
+    assert home.told()[0] == "2"
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,8 @@ def test_every_entity_can_be_told_from_every_other_even_of_a_wearer_with_a_like_
     assert len(set(ids)) == len(keys)
 
 
-def test_entity_ids_are_distinct_and_well_formed_whatever_the_channels_are_called() -> None:
-    entities = shown(named(*ODD))
-    ids = [entity["default_entity_id"] for entity in entities.values()]
-    assert len(set(ids)) == len(ids)
-    for entity in entities.values():
+def test_entity_ids_are_well_formed_whatever_the_channels_are_called() -> None:
+    for entity in shown(named(*ODD)).values():
         assert re.fullmatch(rf"{entity['platform']}\.[a-z0-9]+(_[a-z0-9]+)*", entity["default_entity_id"])
         assert "object_id" not in entity
 
