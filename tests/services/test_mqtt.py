@@ -81,7 +81,7 @@ ENDED = replace(
     STARTED, event="ended", seq=1, at_s=80.0, end_s=19.5, peak_rve=None, mean_rve=None, cued=True, end_reason="relaxed"
 )
 CUE = Cue(14.0, "given", 0, 4.0, "cue", None, ID, "019b76da-1111-7000-8000-000000000000")
-DAY = DaySummary(
+SUMMARY = DaySummary(
     60.0, "2026-01-01", 3, False, 55.04, 50.0, 1, 15.5,
     (ChannelDay("left", 50.0, 20.0, (1.0, 2.0, 30.0), None), ChannelDay("right", 0.0, None, None, None)),
     {"given": 1}, (3.0, 5.0), {"seq": 4},
@@ -303,7 +303,7 @@ def test_what_is_only_between_the_rooms_is_not_published(message: Message) -> No
     assert list(contract_of("w").publications(message)) == []
 
 
-@pytest.mark.parametrize("message", [TENSION, STATE, STARTED, ENDED, CUE, ABOUT, DAY, DIARY])
+@pytest.mark.parametrize("message", [TENSION, STATE, STARTED, ENDED, CUE, ABOUT, SUMMARY, DIARY])
 def test_every_publication_begins_with_schema_and_time(message: Message) -> None:
     publication, *_ = contract_of("w").publications(message)
     kind = publication.topic.replace("/", "_")
