@@ -215,7 +215,12 @@ def test_an_episode_that_is_not_open_is_looked_up_where_it_is_kept(desk: Desk) -
 
 
 def test_a_diary_entry_is_kept_as_it_was_written(desk: Desk) -> None:
-    entry: dict[str, Any] = {"kind": "headache", "start": "2026-01-01T08:00:00+01:00", "end": "2026-01-01T08:00:00Z", "peak": 3}
+    entry: dict[str, Any] = {
+        "kind": "headache",
+        "start": "2026-01-01T08:00:00+01:00",
+        "end": "2026-01-01T08:00:00Z",
+        "peak": 3,
+    }
     answer = desk.ask("diary", **entry, request_id="mine")
     (diary,) = desk.of(Diary)
     assert diary.entry == entry
