@@ -47,6 +47,14 @@ SIMULATED_GPIO = {"GPIOZERO_PIN_FACTORY": "mock", "GPIOZERO_MOCK_PIN_CLASS": "mo
 UNSHRUG = str(Path(sys.executable).with_name("unshrug"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _data_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests keep is not among the data of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 def eventually(true: Callable[[], object], seconds: float = 5.0) -> None:
     """Wait until something is true; fail when it does not become so."""
     until = time.monotonic() + seconds

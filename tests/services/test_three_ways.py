@@ -157,7 +157,7 @@ def test_analysis_gives_the_same_events(three: Three, channel: int) -> None:
 def test_replay_gives_the_same_cues_and_episodes_as_blocks(three: Three) -> None:
     def said(collector: Collector) -> list[object]:
         return [
-            replace(m, id="") if isinstance(m, Episode) else replace(m, episode_id=None)
+            replace(m, id="") if isinstance(m, Episode) else replace(m, episode_id=None, id="")
             for m in collector.messages
             if isinstance(m, Cue | Episode)
         ]
