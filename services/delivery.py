@@ -289,6 +289,8 @@ class Delivery:
         link = self._link
         if link is None or not self._up or (publication.live and self._is_slow(link)):
             return
+        if len(self._under_way) >= _MOST_ASKED and not (publication.retain or publication.durable):
+            return  # answers that nobody confirms
         topic = publication.topic if publication.absolute else f"{self._contract.root}/{publication.topic}"
         number = link.publish(
             topic,
@@ -300,7 +302,8 @@ class Delivery:
         )
         if publication.qos:
             key = publication.key if publication.durable else None
-            self._under_way[number] = time.monotonic(), topic, key
+            where = topic if publication.retain or not publication.absolute else "where a request wants its answer"
+            self._under_way[number] = time.monotonic(), where, key
 
     def _is_slow(self, link: Link) -> bool:
         """Whether what is published now would arrive late."""

@@ -211,6 +211,8 @@ class Link:
         self._tell(Up())
 
     def _on_publish(self, _: paho.Client, __: Any, number: int, reason: ReasonCode, ___: Any) -> None:
+        if self._live is not None and number == self._live.mid:
+            return  # on its way, which is all that is known without confirmation
         self._tell(Confirmed(number, str(reason) if reason.is_failure else None))
 
     def _on_message(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:

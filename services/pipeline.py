@@ -130,17 +130,20 @@ class Pipeline:
             if self._session is not None:
                 yield self._session.board(problem, at_s)
             else:
-                yield WearerState(
-                    at_s,
-                    (),
-                    problem is None,
-                    problem,
-                    None,
-                    cues_enabled=False,
-                    wear_time_s=self.day.wear_s,
-                    counts=self._counts,
-                    snoozed_until_s=self._snoozed_until_s,
-                )
+                yield self._without_signal(at_s)
+
+    def _without_signal(self, at_s: float) -> WearerState:
+        return WearerState(
+            at_s,
+            (),
+            self._problem is None,
+            self._problem,
+            None,
+            cues_enabled=False,
+            wear_time_s=self.day.wear_s,
+            counts=self._counts,
+            snoozed_until_s=self._snoozed_until_s,
+        )
 
     def away(self, at_s: float) -> Iterator[Message]:
         """End what was on when the board went, once it cannot go on: `at_s` is now, on the board's clock."""
@@ -152,13 +155,15 @@ class Pipeline:
         """Begin another day: it is midnight."""
         yield from self.day.turn(date, at_s)
 
-    def snooze(self, until_s: float | None) -> Iterator[Message]:
-        """Give no cues until a time on the board's clock; None: they may come again."""
+    def snooze(self, until_s: float | None, at_s: float) -> Iterator[Message]:
+        """Give no cues until a time on the board's clock; None: they may come again. It is `at_s` now."""
         self._snoozed_until_s = until_s
         self._coach.snooze(-math.inf if until_s is None else until_s)
         if self._session is not None:
             self._session.snoozed_until_s = until_s
             yield self._session.state()
+        else:
+            yield self._without_signal(at_s)
 
     def test_cue(self, at_s: float) -> Iterator[Message]:
         """Let the wearer feel the motor."""

@@ -41,10 +41,10 @@ class Steering:
         match request.verb:
             case "snooze":
                 self._haptics.off()
-                yield from self._pipeline.snooze(at_s + _MINUTE_S * body["minutes"])
+                yield from self._pipeline.snooze(at_s + _MINUTE_S * body["minutes"], at_s)
                 self._answer(Reply(request))
             case "resume":
-                yield from self._pipeline.snooze(None)
+                yield from self._pipeline.snooze(None, at_s)
                 self._answer(Reply(request))
             case "cue-test":
                 yield from self._test(request, at_s)
