@@ -45,8 +45,9 @@ _BACKOFF_S = (1.0, 60.0)
 _TURN_S = 1.0  # a wearer is looked after at least this often
 _LIVE_EXPIRY_S = 5
 _CONNECT_S = 60.0
-_SETTLE_S = 1.0  # from the connect storm to measuring
-_LEAVE_S = 10.0
+_SETTLE_S = 1.5  # from the connect storm to measuring: every day has begun by then
+_LEAVE_S = 30.0
+_ANSWER_S = 60.0
 _QUIET_S = 2.0  # nothing new for this long: what has not arrived is lost
 _SPARE_FILES = 100
 _PROPERTY = "fleet"  # the user property with a message's number and the time of its publish call
@@ -133,7 +134,7 @@ class Report:
             late = "" if p50 is None or p99 is None else f"; delay p50 {p50:.1f} ms, p99 {p99:.1f} ms"
             yield f"QoS {qos}: {self.lost[qos]} of {self.sent[qos]} lost{late}"
         if self.held_back:
-            yield f"{self.held_back} not published, because the broker was away or too slow"
+            yield f"{self.held_back} not published, because the broker or this machine was too slow"
         if self.broker_cpu_pct is not None and self.broker_mb is not None:
             yield f"broker: {self.broker_cpu_pct:.1f} % of a core, {self.broker_mb:.1f} MB"
 
@@ -183,6 +184,8 @@ def run_fleet(wearers: int, broker: Broker, tension_hz: float, seconds: float, s
         until = time.monotonic() + _CONNECT_S
         while not all(crew.pipe.poll(0.02) for crew in crews) and not stop.is_set() and time.monotonic() < until:
             pass
+        for crew in crews:
+            crew.tell("begin")
         stop.wait(_SETTLE_S)
         for helper in (*crews, consumer):
             helper.tell("measure")
@@ -195,15 +198,15 @@ def run_fleet(wearers: int, broker: Broker, tension_hz: float, seconds: float, s
         cpu_pct = None if cpu is None else 100 * ((_cpu_of(broker) or cpu) - cpu) / measured_s
         memory = None if broker.pid is None else resident_mb(broker.pid)
         consumer.tell("leave")
-        consumer.hear(_QUIET_S)
+        consumer.hear(_ANSWER_S)
         for crew in crews:
             crew.tell("leave")
-        reports = [crew.last(_LEAVE_S + _QUIET_S) for crew in crews]
+        reports = [crew.last(_ANSWER_S) for crew in crews]
         online, storm_s, why = sum(r[0] for r in reports), max(r[1] for r in reports), reports[0][2]
         sent = [report[3] for report in reports]
         in_all = sum(s.all[0] for s in sent), sum(s.all[1] for s in sent)
         consumer.tell(str(in_all[1]))
-        heard: Heard = consumer.last(_LEAVE_S + _QUIET_S)
+        heard: Heard = consumer.last(_ANSWER_S)
     if not online and not stop.is_set():
         raise FleetError(f"{broker.host}:{broker.port}: no wearer could connect: {why or 'no answer'}")
     return Report(
@@ -331,9 +334,10 @@ class _Crew:
         self.selector = selectors.DefaultSelector()
         self.selector.register(control, selectors.EVENT_READ)
         self.sent = Sent()
+        self.to_connect: deque[_Client] = deque()
         self.connecting = 0
         self.online = self._most_online = 0
-        self.measuring = False
+        self.began = self.measuring = False
         self.why = ""
         self._control = control
         self._measured_from_s = 0.0
@@ -355,6 +359,8 @@ class _Crew:
             while self._turns[0][0] <= now_s:
                 k = self._turns[0][1]
                 heapq.heapreplace(self._turns, (self._wearers[k].turn(now_s), k))
+            while self.to_connect and self.connecting < _AT_ONCE:
+                self.to_connect.popleft().connect()
         self._leave(self._leaving)
         self._control.send((self._most_online, self._storm_s, self.why, self.sent))
 
@@ -376,10 +382,10 @@ class _Crew:
 
     def _obey(self, word: str) -> None:
         now_s = time.monotonic()
-        self.measuring = word == "measure"
+        self.began, self.measuring = True, word == "measure"
         if self.measuring:
             self._measured_from_s = now_s
-        else:
+        elif word == "leave":
             self.sent.steady_s = now_s - self._measured_from_s
             self._leaving = deque(w for w in self._wearers if w.online)
 
@@ -406,7 +412,7 @@ class _Client:
         self._phase_s = phase_s
         self._next = bisect_right(day.messages, phase_s, key=lambda m: m.at_s)
         self._lap_s = 0.0
-        self._begun = False  # the day does not go on before the first connection
+        self._begun = False  # the day begins when it is told to, after the connect storm
         self._mono0, self._wall0 = time.monotonic(), time.time()
         self._contract = Contract(Settings(wearer=WearerSettings(id=name)), self._stamp)
         self._ids: dict[str, str] = {}
@@ -444,18 +450,20 @@ class _Client:
         if self.online or self._connecting:
             self._client.loop_misc()
         elif now_s >= self._connect_due_s:
-            if self._crew.connecting >= _AT_ONCE:
-                soon_s = now_s + 0.01
-            else:
-                self._connect()
+            self._connecting = True
+            self._crew.to_connect.append(self)
         else:
             soon_s = min(soon_s, self._connect_due_s)
         if not self._begun:
-            return soon_s
+            if not (self.online and self._crew.began):
+                return soon_s
+            self._begun, self._mono0, self._wall0 = True, now_s, time.time()
         while (due_s := self._due_s()) <= now_s:
             message = self._day.messages[self._next]
             self._step()
-            if (publication := self._make(message)) is not None:
+            if isinstance(message, Tension) and now_s - due_s > _TURN_S:
+                self._crew.sent.held_back += 1  # this machine cannot keep up, and what is live is worth nothing late
+            elif (publication := self._make(message)) is not None:
                 self._publish(publication)
         return min(soon_s, due_s)
 
@@ -483,8 +491,8 @@ class _Client:
         if self._client.want_write():
             self._client.loop_write()
 
-    def _connect(self) -> None:
-        self._connecting = True
+    def connect(self) -> None:
+        """Ask the broker for a connection."""
         self._crew.connecting += 1
         try:
             self._client.reconnect()
@@ -561,8 +569,6 @@ class _Client:
             return
         self._crew.connecting -= self._connecting
         self._connecting, self.online, self._failures = False, True, 0
-        if not self._begun:
-            self._begun, self._mono0 = True, time.monotonic()
         self._publish(Publication("status", "online", 1, retain=True))
         for publication in list(self._retained.values()):
             self._publish(publication)
