@@ -168,9 +168,9 @@ def record_day(tension_hz: float) -> Day:
 
 
 def run_fleet(wearers: int, broker: Broker, tension_hz: float, seconds: float, stop: threading.Event) -> Report:
-    """Let so many wearers tell the day for some seconds once all are online, or until `stop`; return what came of it.
+    """Let so many wearers tell their day for some seconds once all are online, or until `stop`; return what came of it.
 
-    Nothing of theirs stays on the broker. Raises FleetError.
+    Nothing of theirs stays on the broker. Call it from the main thread. Raises FleetError.
     """
     everyone = names(wearers)
     processes = max(1, min(-(-wearers // _A_PROCESS), os.cpu_count() or 1))
@@ -268,13 +268,15 @@ class _Helper:
         self.pipe, theirs = context.Pipe()
         self._where = f"{broker.host}:{broker.port}"
         self._process = context.Process(target=work, args=(theirs, broker.host, broker.port, *arguments), daemon=True)
-        # Ctrl-C reaches the whole group, and it is this process that ends a fleet in order.
-        keys = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, keys)
+        # Ctrl-C reaches the whole group, and it is this process that ends a fleet in order: the others never see it,
+        # not even while they start, for what is ignored is so in a new program too.
+        keys = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP)
+        before = {key: signal.signal(key, signal.SIG_IGN) for key in keys}
         try:
             self._process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for key, handler in before.items():
+                signal.signal(key, handler)
         theirs.close()
 
     def __enter__(self) -> "_Helper":
@@ -282,7 +284,7 @@ class _Helper:
 
     def __exit__(self, *_: object) -> None:
         self.pipe.close()  # a helper without its parent ends by itself
-        self._process.join(_QUIET_S)
+        self._process.join(3 * _QUIET_S)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -626,15 +628,19 @@ class _Consumer:
         self._where = f"{host}:{port}"
 
     def run(self) -> None:
-        """Listen until the end of the fleet."""
-        while (word := self._next_word()) in ("measure", "leave"):
-            self._measuring = word == "measure"
-            if self._measuring:
-                self._measured_from_s = time.monotonic()
-            else:
-                self._heard.steady_s = time.monotonic() - self._measured_from_s
-                self._control.send("measured")
-        self._finish(expected=int(word))
+        """Listen until the end of the fleet; a fleet that was killed is cleared away too."""
+        try:
+            while (word := self._next_word()) in ("measure", "leave"):
+                self._measuring = word == "measure"
+                if self._measuring:
+                    self._measured_from_s = time.monotonic()
+                else:
+                    self._heard.steady_s = time.monotonic() - self._measured_from_s
+                    self._control.send("measured")
+            self._await(int(word))
+        except (EOFError, ConnectionError):
+            self._await(None)
+        self._clear()
         self._control.send(self._heard)
 
     def _next_word(self) -> str:
@@ -646,10 +652,13 @@ class _Consumer:
         if self._client.loop(0.05):
             raise FleetError(f"{self._where}: the broker ended the consumer's connection")
 
-    def _finish(self, expected: int) -> None:
-        """Wait for what is under way, then clear what is left: the last wills of those that died."""
-        while self._heard.all[1] < expected and time.monotonic() < self._news_s + _QUIET_S:
+    def _await(self, expected: int | None) -> None:
+        """Listen for what is under way, until so many QoS 1 messages have come or nothing does any more."""
+        while self._heard.all[1] != expected and time.monotonic() < self._news_s + _QUIET_S:
             self._listen()
+
+    def _clear(self) -> None:
+        """Remove what is left on the broker: the last wills of those that died, and what they had published."""
         left = [self._client.publish(topic, b"", 1, retain=True) for topic in sorted(self._kept)]
         until = time.monotonic() + _QUIET_S
         while not all(info.is_published() for info in left) and time.monotonic() < until:
@@ -666,13 +675,13 @@ class _Consumer:
         ledgers = self._ledgers.get(message.topic.split("/", 2)[1])
         if ledgers is None:
             return
+        self._news_s = time.monotonic()
         if message.retain:
             (self._kept.add if message.payload else self._kept.discard)(message.topic)
         marks = dict(getattr(message.properties, "UserProperty", ()))
         if _PROPERTY not in marks:  # a last will
             return
         number, sent_ns = map(int, marks[_PROPERTY].split())
-        self._news_s = time.monotonic()
         if not ledgers[message.qos].is_new(number):
             self._heard.repeats += 1
             return
