@@ -1,0 +1,134 @@
+"""What publishing costs the service, and what a broker carries: `--write` puts it into docs/delivery.md."""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from benchmarks.cost import measure
+from services.broker import Broker, find_broker
+from services.fleet import Report, allow_files, free_port, run_fleet
+from services.settings import MqttSettings
+
+_PAGE = Path(__file__).parents[1] / "docs" / "delivery.md"
+_SECONDS = 20.0
+_FLEETS = (100, 1000)
+_TENSION_HZ = (1.0, 4.0, 100.0)
+_ABOUT = (
+    f"Measured for {_SECONDS:g} s each on one machine with two cores, which board, service, broker and consumer "
+    "share (`make bench`). CPU is in % of one core, memory is resident."
+)
+_FLEET = (
+    "Mosquitto with a fleet of simulated wearers (`unshrug simulate-fleet`), each a client of its own that publishes "
+    "its tension once a second, states and episodes, and one consumer of everything. Delays are from the publish "
+    "call to the consumer's callback. All connect at once; how long until the last is online is in the last column."
+)
+_COLUMNS = (
+    "wearers",
+    "deliveries/s",
+    "QoS 0, p50 / p99 ms",
+    "QoS 1, p50 / p99 ms",
+    "lost QoS 0; QoS 1",
+    "broker CPU, %",
+    "broker memory, MB",
+    "online, s",
+)
+
+
+class Subscriber:
+    """Another client, which counts what it hears below a root."""
+
+    def __init__(self, port: int, root: str) -> None:
+        self.heard = 0
+        self._root = root
+        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client.on_connect = lambda client, *_: client.subscribe(f"{root}/#", 1)
+        self._client.on_message = self._hear
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+
+    def _hear(self, *_: Any) -> None:
+        self.heard += 1
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@contextlib.contextmanager
+def own_broker() -> Iterator[Broker]:
+    """A Mosquitto on a free port."""
+    broker = find_broker(MqttSettings(port=free_port()))
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+def service_row(tension_hz: float) -> str:
+    """Run the service and count at a subscriber."""
+    with own_broker() as broker, contextlib.closing(Subscriber(broker.port, "unshrug/bench")) as subscriber:
+        mqtt = f"port = {broker.port}\ntension_hz = {tension_hz}"
+        cost = measure(1000, 2, _SECONDS, mqtt, lambda: subscriber.heard)
+    return f"| {tension_hz:g} | {cost.counted_hz:.1f} | {cost.cpu_pct:.1f} | {cost.resident_mb:.0f} |"
+
+
+def fleet_row(wearers: int) -> str:
+    """Let a fleet tell its day at 1 Hz."""
+    allow_files(wearers)
+    with own_broker() as broker:
+        report = run_fleet(wearers, broker, 1.0, _SECONDS, threading.Event())
+    cells = (
+        wearers,
+        f"{report.delivered_hz:.0f}",
+        *(_late(report, qos) for qos in (0, 1)),
+        f"{report.lost[0]} of {report.sent[0]}; {report.lost[1]} of {report.sent[1]}",
+        f"{report.broker_cpu_pct:.1f}",
+        f"{report.broker_mb:.1f}",
+        f"{report.storm_s:.2f}",
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _late(report: Report, qos: int) -> str:
+    p50, p99 = (report.delays[qos].ms(percent) for percent in (50, 99))
+    return f"{p50:.1f} / {p99:.1f}"
+
+
+def main() -> None:
+    most = next(f.metadata["high"] for f in fields(MqttSettings) if f.name == "tension_hz")
+    lines = [
+        "# What publishing costs, and what a broker carries",
+        "",
+        _ABOUT,
+        "",
+        "## The service",
+        "",
+        "`unshrug run` on a simulated board of two channels at 1 kHz, with a subscriber that counts all its messages.",
+        "",
+        "| tension, Hz | messages/s | CPU, % | memory, MB |",
+        "| --- | --- | --- | --- |",
+        *(service_row(hz) for hz in sorted({min(hz, most) for hz in _TENSION_HZ})),
+        "",
+        "## The broker",
+        "",
+        _FLEET,
+        "",
+        f"| {' | '.join(_COLUMNS)} |",
+        f"|{' --- |' * len(_COLUMNS)}",
+        *map(fleet_row, _FLEETS),
+    ]
+    text = "\n".join(lines) + "\n"
+    sys.stdout.write(text)
+    if "--write" in sys.argv:
+        _PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
