@@ -4,6 +4,7 @@
 # make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
 # make accuracy   what is found, and what is not, beside other detectors: writes docs/accuracy.md
 # make firmware   build the board's program (CHANNELS=4 and other options)   make test-firmware   run it in an emulator
+# make test-homeassistant   what Home Assistant makes of us, in a real one (1 GB to install; needs Python 3.13)
 # make bench-heavy   the speed part with everything: all lengths, LibEMG too (1.2 GB to install), a day of text
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ SECONDS ?= 110
 BIN := .venv/bin
 
 .PHONY: demo test fuzz lint bench bench-heavy accuracy picture mosquitto-wanted mosquitto-needed clean
-.PHONY: firmware test-firmware avr-needed emulator-needed
+.PHONY: firmware test-firmware test-homeassistant avr-needed emulator-needed
 
 demo: .venv/.runtime mosquitto-wanted
 	$(BIN)/unshrug demo $(if $(filter-out 0,$(SECONDS)),--seconds $(SECONDS))
@@ -51,6 +52,10 @@ firmware: avr-needed
 test-firmware: .venv/.dev avr-needed emulator-needed
 	$(BIN)/python -m pytest tests/firmware
 
+# It ends in one line where there is no Python 3.13; the shims of pyenv may name one that they do not start.
+test-homeassistant: .venv-homeassistant/.ready mosquitto-needed
+	.venv-homeassistant/bin/python -m pytest -W ignore::DeprecationWarning tests/homeassistant/checks.py
+
 .venv/.runtime: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Unshrug needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
@@ -70,6 +75,16 @@ test-firmware: .venv/.dev avr-needed emulator-needed
 	.venv-$*/bin/python -m pip install --quiet --upgrade pip
 	.venv-$*/bin/python -m pip install --quiet --editable . --group $*
 	.venv-$*/bin/python -m pip install --quiet --no-deps biosignalsnotebooks==0.6.14 bitalino==1.2.6 chordspy==0.2.2
+	@touch $@
+
+# What Home Assistant installs by itself while it starts is pinned with it.
+.venv-homeassistant/.ready: pyproject.toml
+	@python=; for candidate in python3.13 "$$HOME"/.pyenv/versions/3.13.*/bin/python3.13; do \
+	  "$$candidate" -c '' 2>/dev/null && python=$$candidate && break; done; \
+	[ -n "$$python" ] || { echo "Home Assistant 2025.4 needs Python 3.13: install python3.13, or pyenv install 3.13"; exit 1; }; \
+	"$$python" -m venv .venv-homeassistant
+	.venv-homeassistant/bin/python -m pip install --quiet --upgrade pip
+	.venv-homeassistant/bin/python -m pip install --quiet --editable . --group homeassistant
 	@touch $@
 
 # Cues work without a broker, so a demonstration goes on without one; the tests do not.
@@ -100,4 +115,4 @@ emulator-needed:
 	    apt-get install -q -y --no-install-recommends libsimavr-dev libelf-dev gcc libc6-dev; }
 
 clean:
-	rm -rf .venv .venv-bench .venv-bench-heavy dist firmware_bridge/firmware/build
+	rm -rf .venv .venv-bench .venv-bench-heavy .venv-homeassistant dist firmware_bridge/firmware/build

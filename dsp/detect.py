@@ -28,12 +28,14 @@ _ROUNDING_S = 1e-6  # times are sums of floats; a limit is met although the last
 class ShrugSettings:
     """When a level counts as a sustained shrug."""
 
-    on_rve: float = parameter(30.0, "On-threshold, relative to the reference contraction.", unit="%RVE", low=5, high=80)
+    on_rve: float = parameter(
+        30.0, "On-threshold, relative to the reference contraction.", unit="%RVE", low=5, high=80, live=True
+    )
     on_rest_ratio: float = parameter(
         2.3, "On-threshold is at least this many times the rest level.", unit="x rest", low=1.5, high=20
     )
     on_rest_ratio_alone: float = parameter(
-        8.0, "On-threshold where there is no reference contraction.", unit="x rest", low=1.5, high=50
+        8.0, "On-threshold where there is no reference contraction.", unit="x rest", low=1.5, high=50, live=True
     )
     on_noise_ratio: float = parameter(
         3.0, "On-threshold is at least this many times the noise floor.", unit="x noise", low=1, high=20

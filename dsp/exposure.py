@@ -19,6 +19,8 @@ Flags = NDArray[np.bool_]
 SULMA_EDGES_S = (5.0, 10.0, 20.0, 60.0, 120.0, 240.0, 480.0, 600.0, 1200.0)
 SULMA_LONG_S = 240.0
 _ROUNDING = 1e-6
+_CLASS = float(np.log(1.01))
+_HISTOGRAM_RANGE = 0.01, 1e5
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,32 @@ def pooled_levels(frames: Array, n: int) -> Array:
     return np.where(enough, np.sqrt(power.sum(axis=1) / np.maximum(count, 1)), np.nan)
 
 
+class LevelHistogram:
+    """Percentiles of any number of levels in bounded memory, to within 1 %: counts of classes 1 % wide.
+
+    Levels below 0.01 and above 10^5 count as these. `counts` is what it knows, by class.
+    """
+
+    def __init__(self, counts: dict[int, int] | None = None) -> None:
+        self.counts = dict(counts or {})
+
+    def push(self, levels: Array) -> None:
+        """Take levels of any shape; NaN ones do not count."""
+        valid = levels[np.isfinite(levels)]
+        classes = np.round(np.log(np.clip(valid, *_HISTOGRAM_RANGE)) / _CLASS).astype(int)
+        for k, n in zip(*np.unique(classes, return_counts=True), strict=True):
+            self.counts[int(k)] = self.counts.get(int(k), 0) + int(n)
+
+    def apdf(self) -> tuple[float, float, float] | None:
+        """Return the static, median and peak level, as `apdf` does; None without a valid one."""
+        if not self.counts:
+            return None
+        classes = np.array(sorted(self.counts))
+        upto = np.cumsum([self.counts[k] for k in classes])
+        p10, p50, p90 = np.exp(classes[np.searchsorted(upto, np.array([0.1, 0.5, 0.9]) * upto[-1])] * _CLASS)
+        return float(p10), float(p50), float(p90)
+
+
 class RecentRest:
     """RRT while it happens, per channel: over two windows and over the whole session, equal to `rest_pct` of them."""
 
@@ -194,7 +222,7 @@ class RecentRest:
         self._n_short = round(settings.short_window_s / frame_s)
         self._run = settings.rest_run(frame_s)
         self._recent = np.empty((len(rest_uv), 0))
-        self._session = [_Session() for _ in rest_uv]
+        self._session = [RestTally() for _ in rest_uv]
 
     def push(self, frames_uv: Array) -> None:
         """Take exposure frames of shape (channels, frames), µV."""
@@ -227,7 +255,7 @@ class RecentRest:
 
 
 @dataclass(slots=True)
-class _Session:
+class RestTally:
     """Frames, valid ones, those in runs of rest that are over, and the length of the run that is not."""
 
     frames: int = 0
@@ -236,6 +264,7 @@ class _Session:
     run: int = 0
 
     def push(self, frames: Array, limit: float, least: int) -> None:
+        """Take frames; `least` in a row below `limit` are a rest."""
         self.frames += len(frames)
         self.known += int(np.isfinite(frames).sum())
         starts, ends = runs(frames < limit)
@@ -250,6 +279,7 @@ class _Session:
         self.run = int(lengths[-1]) if goes_on else 0
 
     def rest(self, least: int) -> int:
+        """Return how many frames were rest until now."""
         return self.rested + (self.run if self.run >= least else 0)
 
 

@@ -12,9 +12,13 @@ def parameter(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[Any, ...] = (),
+    live: bool = False,
 ) -> Any:
-    """Declare a dataclass field that settings files and documentation can describe."""
+    """Declare a dataclass field that settings files and documentation can describe.
+
+    `live` ones may be changed while the program runs.
+    """
     return field(
         default=default,
-        metadata={"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices},
+        metadata={"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices, "live": live},
     )

@@ -121,12 +121,15 @@ class Port:
         self._serial: Any = None
         self._next_try_s = 0.0
         self._back_off_s = _BACK_OFF_S[0]
-        self._is_url = False
         self._pause = False
         self._closed = False
         self.device: str | None = None
         self.problem: str | None = None
         self.connections = 0
+
+    @property
+    def _is_url(self) -> bool:
+        return "://" in (self.device or "")
 
     def read(self) -> bytes:
         """Return what has come, b"" if nothing did for 50 ms or the port is not open."""
@@ -172,7 +175,6 @@ class Port:
             return False
         try:
             self.device = resolve(self._spec, self._ports)
-            self._is_url = "://" in self.device
             self._serial = self._opened(self.device)
         except (PortError, BrainflowError) as error:
             self._lose(str(error))

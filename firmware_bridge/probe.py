@@ -36,7 +36,7 @@ _NAMES = {
     b"MEGA-2560": "chords",
 }
 # How many samples a stream must hold to be believed, strictest format first.
-_BELIEVED = {"unshrug": 8, "cyton": 8, "olimex": 8, "knight": 8, "chords": 8, "spikershield": 300, "ascii": 8}
+_BELIEVED = {"cyton": 8, "olimex": 8, "knight": 8, "chords": 8, "spikershield": 300, "ascii": 8}
 _LONGEST_TEXT = 4096
 
 
@@ -52,10 +52,10 @@ class Ears:
     """Bytes in, an answer out as soon as there is one."""
 
     def __init__(self) -> None:
-        self._decoders: dict[str, Decoder] = {name: BOARDS[name].decoder(1) for name in _BELIEVED}
-        self._samples = dict.fromkeys(_BELIEVED, 0)
-        self._damaged = dict.fromkeys(_BELIEVED, 0)
-        self._columns = dict.fromkeys(_BELIEVED, 0)
+        self._decoders: dict[str, Decoder] = {name: BOARDS[name].decoder(1) for name in ("unshrug", *_BELIEVED)}
+        self._samples = dict.fromkeys(self._decoders, 0)
+        self._damaged = dict.fromkeys(self._decoders, 0)
+        self._columns = dict.fromkeys(self._decoders, 0)
         self._info: Info | None = None
         self._text = b""
         self.bytes = 0
@@ -80,7 +80,7 @@ class Ears:
         if self._info is not None:  # its checksum leaves no doubt, whether or not samples come
             return Answer("unshrug", _of(self._info))
         for name, least in _BELIEVED.items():
-            if name != "unshrug" and self._samples[name] >= least + 10 * self._damaged[name]:
+            if self._samples[name] >= least + 10 * self._damaged[name]:
                 return Answer(name, f"sends {self._columns[name]} channel(s)")
         return None
 

@@ -1,5 +1,6 @@
 """When to cue: it follows from events and time alone. The README says what it promises the wearer."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from dsp.quality import Quality
 from services.messages import Cue, Pattern
 from services.settings import CueSettings
 
+_MOST_A_DAY = 200  # that the settings allow
 _AGAIN_S = 1.0  # a cue that bad or late data forbid is tried again after this
 
 
@@ -38,10 +40,19 @@ class Coach:
         self._held: dict[int, _Held] = {}
         self._capped: dict[int, float] = {}  # where a shrug that had its cue was cut by the cap
         self._bad: dict[int, tuple[str, ...]] = {}
-        self._given: deque[float] = deque(maxlen=max(settings.per_day, settings.per_hour, 1))
+        self._given: deque[float] = deque(maxlen=_MOST_A_DAY)
         self._escalate_s: float | None = None
         self._board_ok = True
         self._fresh = True
+        self._snoozed_until_s = -math.inf
+
+    def apply(self, settings: CueSettings) -> None:
+        """Go by other settings from here on; the cues given until now still count."""
+        self._settings = settings
+
+    def snooze(self, until_s: float) -> None:
+        """Give no cue before this time."""
+        self._snoozed_until_s = until_s
 
     def new_signal(self) -> None:
         """Forget what is known of the channels; the caps and the last cue stay."""
@@ -154,6 +165,8 @@ class Coach:
             return "cues are off"
         if not self._board_ok:
             return "no board"
+        if at_s < self._snoozed_until_s:
+            return "snoozed"
         for most, seconds in ((self._settings.per_hour, 3600), (self._settings.per_day, 86400)):
             if sum(at_s - given < seconds for given in self._given) >= most:
                 return f"{most} cues in {seconds // 3600} h"

@@ -3,46 +3,39 @@
 import argparse
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dsp.filters import SignalError
 from dsp.reference import Calibration
-from firmware_bridge.boards import BOARDS, Board, sends
-from firmware_bridge.brainflow_stream import PREFIX, BrainflowError, board_of
-from firmware_bridge.bridge import UNUSED, Bridge
+from firmware_bridge.boards import BOARDS, sends
+from firmware_bridge.brainflow_stream import BrainflowError
+from firmware_bridge.bridge import Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
 from firmware_bridge.probe import choose, identify_all
 from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
-from services.broker import BrokerError, answers, find_broker, mosquitto
+from services.broker import answers, mosquitto
 from services.clock import Clock
-from services.contract import Contract
-from services.daemon import Service, Threaded
 from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
-from services.mqtt import MqttSink
-from services.pipeline import Pipeline
 from services.recorder import Recorder, default_name
-from services.screen import LiveScreen, Screen, ScreenLog, make_screen
+from services.screen import make_screen
+from services.serving import RunsAlreadyError, board_with, inputs_of, only_one, serve
 from services.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 65536
-_REPORT_EVERY_S = 10.0
 
 FAILURES = (SettingsError, RecordingError, PortError, SignalError, DecodingError, BrainflowError)
 
@@ -64,7 +57,7 @@ def demo(options: argparse.Namespace) -> int:
         screen = make_screen(headless=options.headless)
         screen.note(f"a simulated wearer on {board.path}; Ctrl-C ends this")
         settings = replace(settings, board=replace(settings.board, port=board.path))
-        return _serve(
+        return serve(
             settings,
             screen,
             simulated=True,
@@ -81,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
         recorder = Recorder(options.record / default_name(settings.wearer.id, clock.wall()), clock)
     with _stop_signal() as stop:
         screen = make_screen(headless=False, quiet=True)
-        return _serve(settings, screen, simulated=False, done=lambda _: stop.is_set(), clock=clock, recorder=recorder)
+        return serve(
+            settings, screen, simulated=False, keeps=True, done=lambda _: stop.is_set(), clock=clock, recorder=recorder
+        )
 
 
 def record(options: argparse.Namespace) -> int:
@@ -98,7 +93,7 @@ def record(options: argparse.Namespace) -> int:
     with _stop_signal() as stop:
         screen = make_screen(headless=True, quiet=True)
         screen.note(f"recording to {recorder.path}; Ctrl-C ends it")
-        _serve(settings, screen, simulated=True, done=done, clock=clock, recorder=recorder)
+        serve(settings, screen, simulated=True, done=done, clock=clock, recorder=recorder)
     if recorder.error is None and recorder.summary() is None:
         raise RecordingError(f"{recorder.path}: no samples came, so nothing was recorded")
     return int(recorder.error is not None)
@@ -141,13 +136,14 @@ def replay(options: argparse.Namespace) -> int:
             wearer=replace(settings.wearer, id="replay"),
             mqtt=replace(settings.mqtt, enabled=options.mqtt and settings.mqtt.enabled),
         )
-        code = _serve(
+        code = serve(
             settings,
             screen,
             simulated=True,
             port=Port(player.path, 115200),
             bridge=Bridge(replace(recording.board, start=sends(b"b")), recording.signal.channels, check_rate=False),
-            pipeline=Pipeline(settings, calibration, feels_motor=False),
+            calibration=calibration,
+            feels_motor=False,
             clock=Clock(options.speed),
             # The player has sent everything, and 50 ms without a byte say that everything was read.
             done=lambda data: stop.is_set() or (player.finished and not data),
@@ -155,167 +151,6 @@ def replay(options: argparse.Namespace) -> int:
         if player.error is not None:
             raise player.error
         return code
-
-
-def _serve(
-    settings: Settings,
-    screen: Screen,
-    *,
-    simulated: bool,
-    done: Callable[[bytes], bool],
-    port: Port | None = None,
-    bridge: Bridge | None = None,
-    pipeline: Pipeline | None = None,
-    clock: Clock | None = None,
-    recorder: Recorder | None = None,
-) -> int:
-    """Run the loop with everything around it, and take it down in the right order."""
-    bridge = bridge or _bridge(settings)
-    with contextlib.ExitStack() as stack:
-        stack.callback(screen.close)
-        if settings.mqtt.enabled or not simulated:  # before the motor: its pin may be another service's
-            stack.enter_context(_only_one(settings.wearer.id))
-        if isinstance(screen, LiveScreen):
-            stack.enter_context(_log_to(ScreenLog(screen)))
-        shown = Threaded(screen, "screen")
-        stack.callback(shown.close)
-        haptics = Haptics(settings.motor, simulated=simulated, on_change=screen.motor)
-        stack.callback(haptics.close)
-        service = Service(
-            port or Port(settings.board.port, settings.board.baud or bridge.board.baud),
-            bridge,
-            pipeline or Pipeline(settings),
-            haptics,
-            clock=clock or Clock(),
-            on_board=lambda problem: shown.do(partial(screen.note, f"board: {problem or 'ok'}")),
-        )
-        if settings.cue.enabled:
-            screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
-        if settings.mqtt.enabled:
-            _add_mqtt(settings, service, screen, stack)
-        service.sinks.append(shown)
-        if recorder is not None:
-            _add_recorder(recorder, service, lambda text: shown.do(partial(screen.note, text)), stack)
-        service.run(done)
-    return 0
-
-
-def _bridge(settings: Settings) -> Bridge:
-    through_brainflow = settings.board.port.startswith(PREFIX)
-    board = board_of(settings.board.port) if through_brainflow else _board(settings)
-    inputs = _inputs(board, settings.board.channels)
-    if board.note:
-        log.warning("%s: %s", board.title, board.note)
-    if inputs and not settings.board.channels:
-        log.warning("only the first input is used; board.channels names those in use")
-    return Bridge(board, inputs)
-
-
-def _add_recorder(
-    recorder: Recorder, service: Service, note: Callable[[str], None], stack: contextlib.ExitStack
-) -> None:
-    """Let the recorder have blocks and messages, in a thread of its own: what it cannot keep up with is a gap."""
-    kept = Threaded(recorder, "recorder", last=recorder.close)
-    due_s = _REPORT_EVERY_S
-
-    def report() -> None:
-        nonlocal due_s
-        if recorder.running_s >= due_s and recorder.error is None:
-            due_s += _REPORT_EVERY_S
-            note(recorder.summary() or "")
-
-    def close() -> None:
-        if not kept.close() and recorder.error is None:
-            recorder.error = f"{recorder.path}: writing takes too long; the end is missing"
-            log.error("%s", recorder.error)
-        if recorder.error is None and (said := recorder.summary()):
-            note(said)
-
-    stack.callback(close)
-    service.taps.append(lambda block: kept.do(partial(recorder.block, block)))
-    service.sinks.append(kept)
-    service.chores.append(report)
-
-
-def _add_mqtt(settings: Settings, service: Service, screen: Screen, stack: contextlib.ExitStack) -> None:
-    try:
-        broker = find_broker(settings.mqtt)
-    except BrokerError as error:
-        log.warning("%s; cues go on without MQTT", error)
-        return
-    stack.callback(broker.close)
-    service.chores.append(broker.revive)
-    contract = Contract(settings, service.stamp)
-    sink = MqttSink(settings.mqtt, contract, broker)
-    stack.callback(sink.close)
-    service.sinks.append(sink)
-    service.on_clock_set.append(sink.restate)
-    whose = "started for this run" if broker.is_child else "found"
-    screen.note(f"MQTT: {broker.host}:{broker.port} ({whose}); see it from another terminal:")
-    screen.note(f"  mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{contract.root}/#'")
-
-
-def _board(settings: Settings) -> Board:
-    """Return the board of the settings, with what they add to it. Raises SettingsError."""
-    given = settings.board
-    board = BOARDS[given.kind]
-    board = replace(
-        board,
-        rate_hz=given.rate_hz or board.rate_hz,
-        uv_per_count=given.uv_per_count or board.uv_per_count,
-        adc_bits=given.adc_bits or board.adc_bits,
-    )
-    if not board.describes_itself and not board.rate_hz:
-        raise SettingsError(f"board.rate_hz: expected the rate at which {board.title} sends, in Hz")
-    if not board.describes_itself and not board.uv_per_count:
-        raise SettingsError(
-            f"board.uv_per_count: expected the µV at the electrodes that a step of {board.title} is worth"
-        )
-    _inputs(board, given.channels)
-    return board
-
-
-def _inputs(board: Board, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of a board's inputs, in their order; without any it is the first input of several.
-
-    Raises SettingsError where the board has not got such inputs.
-    """
-    if names and all(name == UNUSED for name in names):
-        raise SettingsError(f'board.channels: expected a name for each input in use, and "{UNUSED}" for others')
-    if board.most_channels and len(names) > board.most_channels:
-        raise SettingsError(f"board.channels: {len(names)} names; {board.title} has {board.most_channels} inputs")
-    for k, (name, step) in enumerate(zip(names, board.steps, strict=False)):
-        if name != UNUSED and step != 1:
-            raise SettingsError(f"board.channels: {name!r} is on {board.label}{k + 1}; {board.note}")
-    return names or (("ch1",) if board.has_spare else ())
-
-
-class _RunsAlreadyError(SettingsError):
-    """The wearer has a service."""
-
-
-@contextlib.contextmanager
-def _only_one(wearer: str) -> Iterator[None]:
-    """Hold the wearer's lock: two services for one wearer would throw each other off the broker for ever."""
-    path = Path(tempfile.gettempdir(), f"unshrug-{os.getuid()}-{wearer}.lock")
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise _RunsAlreadyError(
-                f"wearer.id: another unshrug runs for {wearer!r}; expected one per wearer"
-            ) from None
-        yield
-
-
-@contextlib.contextmanager
-def _log_to(handler: logging.Handler) -> Iterator[None]:
-    root = logging.getLogger()
-    before, root.handlers = root.handlers, [handler]
-    try:
-        yield
-    finally:
-        root.handlers = before
 
 
 @contextlib.contextmanager
@@ -550,7 +385,7 @@ def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     try:
         settings = _with_board(options)
         path = _config_path(options)
-        _board(settings)
+        inputs_of(board_with(settings), settings.board.channels)
         yield "ok", "settings", str(path) if path else "the defaults; no file is there"
     except SettingsError as error:
         yield "FAIL", "settings", str(error)
@@ -566,10 +401,10 @@ def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
 
 def _check_motor(settings: Settings) -> tuple[str, str, str]:
     try:
-        with _only_one(settings.wearer.id):
+        with only_one(settings.wearer.id):
             haptics = Haptics(settings.motor)
             haptics.close()
-    except _RunsAlreadyError:
+    except RunsAlreadyError:
         return "ok", "motor", "in use by the running service"
     except (SettingsError, OSError) as error:
         return "FAIL", "motor", str(error)

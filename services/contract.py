@@ -2,32 +2,37 @@
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, assert_never
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from statistics import median
+from typing import Any, assert_never, get_args
 
 from dsp.chain import BandChange, Levels, Spectra
 from dsp.detect import Shrug
 from dsp.low_rest import LowRest
-from dsp.quality import Quality
+from dsp.quality import STATES, Quality
 from firmware_bridge.bridge import Counts
 from services import __version__
 from services.clock import rfc3339
-from services.messages import About, Cue, Episode, Message, Tension, WearerState
-from services.settings import Settings
+from services.messages import (
+    About,
+    ChannelTension,
+    Cue,
+    CueTest,
+    DaySummary,
+    Diary,
+    Episode,
+    Message,
+    Outcome,
+    Reply,
+    Tension,
+    WearerState,
+)
+from services.requests import VERBS
 
-SCHEMAS = ("tension", "state", "episode", "cue", "info")
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """One message as MQTT carries it; `topic` is below the wearer's root. `live` is worth nothing when it is late."""
-
-    topic: str
-    payload: str
-    qos: int
-    retain: bool
-    live: bool = False
+SCHEMAS = ("tension", "state", "episode", "cue", "diary", "summary_day", "info", "reply")
+TIMES = ("t", "start", "end", "shrug_start")  # what a clock that was wrong has made wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,47 +47,98 @@ class Stamp:
     known: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One message as MQTT carries it; `topic` is below the wearer's root unless it is `absolute`.
+
+    `live` is worth nothing when it is late. What is `durable` has an `id` and a `seq`, and must arrive.
+    """
+
+    topic: str
+    payload: str
+    qos: int = 1
+    retain: bool = False
+    live: bool = False
+    absolute: bool = False
+    id: str = ""
+    seq: int = 0
+    correlation: bytes | None = None
+    stamp: Stamp | None = None
+
+    @property
+    def durable(self) -> bool:
+        """Whether it must arrive, whatever happens."""
+        return bool(self.id)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What names it."""
+        return self.topic, self.id, self.seq
+
+
 class Contract:
     """Turn messages into publications. Wall time is attached here, and nowhere before.
 
-    `stamp` maps a second on the board's clock to the machine's clocks.
+    `stamp` maps a second on the board's clock to the machine's clocks; `now` is what they show, for any thread.
     """
 
-    def __init__(self, settings: Settings, stamp: Callable[[float], Stamp]) -> None:
-        self.root = f"unshrug/{settings.wearer.id}"
-        self._settings = settings
+    def __init__(self, wearer: str, stamp: Callable[[float], Stamp], now: Callable[[], Stamp]) -> None:
+        self.root = f"unshrug/{wearer}"
         self._stamp = stamp
+        self._now = now
+        self._slow = _Slow()
 
-    def publication(self, message: Message) -> Publication | None:
-        """Return what to publish for a message, None for what stays inside."""
+    def publications(self, message: Message) -> Iterator[Publication]:
+        """Yield what to publish for a message: nothing for what stays inside."""
         match message:
-            case Levels() | Spectra() | Shrug() | LowRest() | Quality() | BandChange():
-                return None
+            case Levels() | Spectra() | Shrug() | LowRest() | Quality() | BandChange() | CueTest():
+                return
             case Tension():
-                return self._publish("tension", message.at_s, self._tension(message), 0, retain=False, live=True)
+                level = self._say("tension", message.at_s, self._tension(message), qos=0, live=True)
+                yield level
+                if self._slow.due(message):
+                    yield replace(level, topic="tension/slow")
             case WearerState():
-                return self._publish("state", message.at_s, self._state(message), 1, retain=True)
+                yield self._say("state", message.at_s, self._state(message), retain=True)
             case Episode():
-                return self._publish("episode", message.at_s, self._episode(message), 1, retain=False)
+                yield self._say("episode", message.at_s, self._episode(message), durable=True)
             case Cue():
-                return self._publish("cue", message.at_s, self._cue(message), 1, retain=False)
+                yield self._say("cue", message.at_s, self._cue(message), durable=True)
+            case Diary():
+                body = {"id": message.id, "seq": 0} | message.entry
+                yield self._say("diary", message.at_s, body, durable=True)
+            case DaySummary():
+                yield self._say("summary/day", message.at_s, self._summary(message), durable=True, retain=True)
             case About():
-                return self._publish("info", message.at_s, self._info(message), 1, retain=True)
+                yield self._say("info", message.at_s, self._info(message), retain=True)
             case _:
                 assert_never(message)
 
-    def _publish(
-        self, kind: str, at_s: float, body: dict[str, Any], qos: int, *, retain: bool, live: bool = False
+    def reply(self, message: Reply) -> Publication:
+        """Return the answer to a request."""
+        asked = message.request
+        body = {
+            "verb": asked.verb,
+            "request_id": asked.request_id,
+            "result": "error" if message.error else "ok",
+            "error": message.error,
+            **message.result,
+        }
+        answer = self._say("reply", None, body, correlation=asked.correlation)
+        return replace(answer, topic=asked.reply_topic, absolute=True) if asked.reply_topic else answer
+
+    def _say(
+        self, topic: str, at_s: float | None, body: dict[str, Any], *, durable: bool = False, **how: Any
     ) -> Publication:
-        stamp = self._stamp(at_s)
+        stamp = self._now() if at_s is None else self._stamp(at_s)
         head = {
-            "schema": f"unshrug.{kind}/1",
+            "schema": f"unshrug.{topic.replace('/', '_')}/1",
             "t": rfc3339(stamp.wall_s),
             "mono_s": round(stamp.mono_s, 3),
             "clock": "synchronised" if stamp.known else "unknown",
         }
-        text = json.dumps(head | body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return Publication(kind, text, qos, retain, live)
+        name = {"id": body["id"], "seq": body["seq"]} if durable else {}
+        return Publication(topic, text_of(head | body), stamp=stamp, **name, **how)
 
     def _t(self, at_s: float | None) -> str | None:
         return None if at_s is None else rfc3339(self._stamp(at_s).wall_s)
@@ -109,10 +165,11 @@ class Contract:
             "channels": [
                 {"name": c.name, "shrug": c.shrug, "quality": c.quality, "reasons": list(c.reasons)} for c in m.channels
             ],
+            "quality": max((c.quality for c in m.channels), key=STATES.index, default="bad"),
             "board": {"up": m.board_up, "problem": m.board_problem, **_counts(m.counts)},
             "episode_id": m.episode_id,
             "cues_enabled": m.cues_enabled,
-            "snoozed_until": None,
+            "snoozed_until": self._t(m.snoozed_until_s),
             "wear_time_s": round(m.wear_time_s, 1),
         }
 
@@ -133,17 +190,48 @@ class Contract:
             "valid_pct": _r(100 * m.valid_fraction),
             "cued": m.cued,
             "truncated": m.truncated,
-            "label": None,
+            "end_reason": m.end_reason,
+            "calibration_id": m.calibration_id,
+            "label": m.label,
         }
 
     def _cue(self, m: Cue) -> dict[str, Any]:
         return {
+            "id": m.id,
+            "seq": 0,
             "outcome": m.outcome,
             "pattern": m.pattern,
             "reason": m.reason,
             "channel": m.channel,
             "shrug_start": self._t(m.shrug_start_s),
             "episode_id": m.episode_id,
+        }
+
+    def _summary(self, m: DaySummary) -> dict[str, Any]:
+        return {
+            "id": m.date,
+            "seq": m.seq,
+            "date": m.date,
+            "final": m.final,
+            "wear_time_s": round(m.wear_time_s, 1),
+            "valid_time_s": round(m.valid_time_s, 1),
+            "episodes": m.episodes,
+            "tense_time_s": round(m.tense_time_s, 1),
+            "channels": [
+                {
+                    "name": c.name,
+                    "valid_s": round(c.valid_s, 1),
+                    "rest_pct": _r(c.rest_pct),
+                    "apdf_uv": _spread(c.apdf_uv),
+                    "apdf_rve": _spread(c.apdf_rve),
+                }
+                for c in m.channels
+            ],
+            "cues": {outcome: m.cues.get(outcome, 0) for outcome in get_args(Outcome)},
+            "time_to_relax_s": {
+                "median": _r(median(m.relaxed_after_s)) if m.relaxed_after_s else None,
+                "n": len(m.relaxed_after_s),
+            },
         }
 
     def _info(self, m: About) -> dict[str, Any]:
@@ -153,9 +241,11 @@ class Contract:
             "rate_hz": m.rate_hz,
             "measured_hz": _r(m.counts.measured_hz),
             "channels": list(m.channels),
-            "settings": self._settings.digest(),
+            "settings": m.settings,
+            "live": m.live,
             "band": {"low_hz": m.band.low_hz, "high_hz": m.band.high_hz, "notches_hz": list(m.band.notches_hz)},
             "calibration": {
+                "id": m.calibration_id,
                 "rest_uv": None if m.rest_uv is None else [_r(v) for v in m.rest_uv],
                 "reference_uv": None if m.reference_uv is None else [_r(v) for v in m.reference_uv],
                 "source": m.calibration_source,
@@ -165,7 +255,77 @@ class Contract:
             },
             "thresholds": {"on_uv": [_r(v) for v in m.on_uv], "off_uv": [_r(v) for v in m.off_uv]},
             "schemas": [f"unshrug.{kind}/1" for kind in SCHEMAS],
+            "verbs": list(VERBS),
         }
+
+
+class _Slow:
+    """The level for those who keep every value, as Home Assistant does: when it has changed, else every 5 s."""
+
+    _POINTS = 2.0
+    _EVERY_S = 5.0
+
+    def __init__(self) -> None:
+        self._said: Tension | None = None
+
+    def due(self, m: Tension) -> bool:
+        said = self._said
+        due = (
+            said is None
+            or m.at_s - said.at_s >= self._EVERY_S
+            or len(m.channels) != len(said.channels)
+            or (m.quality, m.cues_enabled) != (said.quality, said.cues_enabled)
+            or any(self._moved(a, b) for a, b in zip(m.channels, said.channels, strict=True))
+        )
+        if due:
+            self._said = m
+        return due
+
+    def _moved(self, a: ChannelTension, b: ChannelTension) -> bool:
+        now, then = (a.rms_uv, b.rms_uv) if a.rve is None else (a.rve, b.rve)
+        if now is None or then is None:
+            return now is not then
+        return abs(now - then) >= self._POINTS
+
+
+def text_of(body: dict[str, Any]) -> str:
+    """Return a payload as it is published."""
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def shifted(payload: str, by_s: float, *, known: bool) -> str:
+    """Return a payload whose wall times were wrong by so much, because the clock was not known to be right."""
+    body = json.loads(payload)
+    for key in TIMES:
+        if body.get(key) is not None:
+            body[key] = rfc3339(datetime.fromisoformat(body[key]).timestamp() + by_s)
+    return text_of(body | {"clock": "synchronised" if known else "unknown"})
+
+
+def interrupted(payload: str) -> Publication:
+    """Return the end of an episode that the last run of the program could not end, from what it said last."""
+    body = json.loads(payload)
+    known_s, start_s = (datetime.fromisoformat(body[key]).timestamp() for key in ("t", "start"))
+    body |= {
+        "event": "ended",
+        "seq": body["seq"] + 1,
+        "end": body["t"],
+        "duration_s": round(max(0.0, known_s - start_s), 2),
+        "truncated": True,
+        "end_reason": "interrupted",
+    }
+    return Publication("episode", text_of(body), id=body["id"], seq=body["seq"])
+
+
+def labelled(payload: str, label: str) -> Publication:
+    """Return an episode that is over, as it was said last, with the wearer's word for it."""
+    body = json.loads(payload)
+    body |= {"seq": body["seq"] + 1, "label": label}
+    return Publication("episode", text_of(body), id=body["id"], seq=body["seq"])
+
+
+def _spread(apdf: tuple[float, float, float] | None) -> dict[str, float | None] | None:
+    return None if apdf is None else dict(zip(("p10", "p50", "p90"), map(_r, apdf), strict=True))
 
 
 def _counts(counts: Counts) -> dict[str, Any]:

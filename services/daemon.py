@@ -16,13 +16,14 @@ from firmware_bridge.port import Port
 from services.clock import Clock, Steps
 from services.contract import Stamp
 from services.haptics import Haptics
-from services.messages import Message
+from services.messages import Message, Request
 from services.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
 _REOPEN_AFTER_S = 10.0
 _MOST_WAITING = 2000
+_MOST_REQUESTS = 100
 _GOODBYE_S = 2.0
 _LATE_S = 0.5  # data that arrive this much later than others are not of now
 
@@ -105,6 +106,8 @@ class Service:
         self.taps: list[Callable[[SampleBlock], None]] = []  # who wants the samples themselves; they return soon
         self.chores: list[Callable[[], None]] = []  # what is to be looked after in each round, in the main thread
         self.on_clock_set: list[Callable[[], None]] = []  # what is to be done when wall time was set
+        self.obey: Callable[[Request, float], Iterable[Message]] = lambda request, at_s: ()
+        self._requests: queue.Queue[Request] = queue.Queue(_MOST_REQUESTS)
         self._port = port
         self._bridge = bridge
         self._pipeline = pipeline
@@ -124,12 +127,25 @@ class Service:
         mono_s = self._line.host(board_s)
         return Stamp(self._clock.wall() - self._clock.mono() + mono_s, mono_s, self._clock.synchronised())
 
+    def now(self) -> Stamp:
+        """Return what the machine's clocks show; for any thread."""
+        return Stamp(self._clock.wall(), self._clock.mono(), self._clock.synchronised())
+
+    def ask(self, request: Request) -> bool:
+        """Take a request, from any thread, and say whether it is taken; it is obeyed in the loop, between two reads."""
+        try:
+            self._requests.put_nowait(request)
+        except queue.Full:
+            return False
+        return True
+
     def run(self, done: Callable[[bytes], bool]) -> None:
         """Go round until `done`, which sees the bytes of each read; b"" while the board is silent."""
         try:
             while True:
                 data = self._port.read()
                 self._round(data)
+                self._obey()
                 for chore in self.chores:
                     chore()
                 if done(data):
@@ -163,6 +179,14 @@ class Service:
         self._note()
         self._follow_clock()
 
+    def _obey(self) -> None:
+        while not self._requests.empty():
+            request = self._requests.get()
+            try:
+                self._tell(self.obey(request, self._line.board(self._clock.mono())))
+            except Exception:  # what somebody asks must not end the cues
+                log.exception("the request %s failed", request.verb)
+
     def _is_fresh(self, block: SampleBlock) -> bool:
         """Say whether a block is of now: what waited while this process stood still is not; a recording always is.
 
@@ -195,7 +219,7 @@ class Service:
                 follow()
         elif today != self._today:
             self._today = today
-            self._pipeline.new_day()
+            self._tell(self._pipeline.new_day(today.isoformat(), self._line.board(self._clock.mono())))
 
     def _watch(self, now_s: float) -> None:
         """Follow the board's state; stop the motor and tell everybody when it changes."""

@@ -94,23 +94,23 @@ class _Table:
                 self._waiting.append(packet)
                 self._waits += len(packet.codes)
         if self._scale is not None or self._waits > _MOST_WAITING:
-            self._write_out(self._scale)
+            self._write_out()
 
     def finish(self) -> None:
         """Write what still waits, and see that there was anything."""
-        self._write_out(self._scale)
+        self._write_out()
         if not self.tally.samples:
             raise DecodingError(
                 f"no samples in {self.tally.bytes} bytes; expected what a board of kind {self._board.name} sends"
             )
 
-    def _write_out(self, scale: float | None) -> None:
+    def _write_out(self) -> None:
         waiting, self._waiting, self._waits = self._waiting, [], 0
         for packet in waiting:
-            if scale is None:
+            if self._scale is None:
                 raise DecodingError(f"the scale of {self._board.name} is not known; expected --uv-per-count X")
             self._count(packet)
-            self._rows(packet, scale)
+            self._rows(packet, self._scale)
 
     def _count(self, packet: Samples) -> None:
         """Count what is missing before a packet; a long counter that goes back has started anew, or repeats itself.
@@ -121,15 +121,17 @@ class _Table:
             missing = 0 if self._next is None else (packet.seq - self._next) % self._board.counter
             self._next = (packet.seq + packet.steps) % self._board.counter
             back = missing > self._board.counter // 2 > _SHORT
-            self.tally.lost += 0 if back else missing * len(packet.codes) // packet.steps
-            self.tally.restarts += back
+            lost = missing * len(packet.codes) // packet.steps
         elif packet.times_us is not None and self._board.rate_hz:
             step_us = 1e6 / self._board.rate_hz
             passed = step_us if self._next is None else (int(packet.times_us[0]) - self._next) % self._board.clock_us
             self._next = int(packet.times_us[-1])
             back = passed > self._board.clock_us // 2
-            self.tally.lost += 0 if back else max(0, round(passed / step_us) - 1)
-            self.tally.restarts += back
+            lost = max(0, round(passed / step_us) - 1)
+        else:
+            return
+        self.tally.lost += 0 if back else lost
+        self.tally.restarts += back
 
     def _rows(self, packet: Samples, scale: float) -> None:
         n = packet.codes.shape[1]

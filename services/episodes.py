@@ -1,5 +1,6 @@
 """Tension episodes: shrugs and low rest close together, over all channels, as dashboards and reports count them."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -8,6 +9,14 @@ from dsp.detect import Event
 from dsp.reference import Calibration
 from services.messages import Episode
 from services.settings import EpisodeSettings
+
+EndReason = Literal["relaxed", "cut_off"]
+
+
+def calibration_id(calibration: Calibration) -> str:
+    """Return a short checksum, so that results can be told apart by the levels that they rest on."""
+    levels = calibration.rest_uv, calibration.noise_uv, calibration.reference_uv
+    return hashlib.sha256(repr(levels).encode()).hexdigest()[:12]
 
 
 @dataclass(slots=True)
@@ -48,6 +57,7 @@ class _Open:
     over: _Sum = field(default_factory=_Sum)
     channels: set[int] = field(default_factory=set)
     kinds: set[str] = field(default_factory=set)
+    label: str | None = None
 
 
 class Episodes:
@@ -69,6 +79,7 @@ class Episodes:
         self._settings = settings
         self._names = names
         self._calibration = calibration
+        self._calibration_id = calibration_id(calibration)
         self._new_id = new_id
         self._open: _Open | None = None
 
@@ -83,7 +94,7 @@ class Episodes:
         episode = self._open
         begins = event.phase == "started"
         if begins and episode and not episode.running and self._is_over(episode, event.start_s):
-            out += self.finish(event.at_s)
+            out += self.finish(event.at_s, "relaxed")
         new = begins and self._open is None
         if new:
             self._open = _Open(self._new_id(event.start_s), event.start_s, event.start_s, event.at_s)
@@ -110,6 +121,13 @@ class Episodes:
         if self._open:
             self._open.cued = True
 
+    def label(self, label: str, at_s: float) -> list[Episode]:
+        """Note what the wearer calls the open episode, and say so."""
+        if self._open is None:
+            return []
+        self._open.label = label
+        return [self._say(self._open, "updated", at_s)]
+
     def advance(self, at_s: float, undecided_s: float | None = None) -> list[Episode]:
         """Let time pass to `at_s`; an event that is not known yet may have begun at `undecided_s`."""
         episode = self._open
@@ -117,17 +135,23 @@ class Episodes:
             return []
         earliest_s = at_s - self._patience_s if undecided_s is None else min(at_s - self._patience_s, undecided_s)
         if not episode.running and self._is_over(episode, earliest_s):
-            return self.finish(at_s)
+            return self.finish(at_s, "relaxed")
         if at_s - episode.said_s >= self._settings.update_s:
             return [self._say(episode, "updated", at_s)]
         return []
 
-    def finish(self, at_s: float) -> list[Episode]:
+    def finish(self, at_s: float, reason: EndReason = "cut_off") -> list[Episode]:
         """End the open episode, because nothing more will come to it."""
         episode, self._open = self._open, None
-        return [self._say(episode, "ended", at_s)] if episode else []
+        return [self._say(episode, "ended", at_s, reason)] if episode else []
 
-    def _say(self, episode: _Open, event: Literal["started", "updated", "ended"], at_s: float) -> Episode:
+    def _say(
+        self,
+        episode: _Open,
+        event: Literal["started", "updated", "ended"],
+        at_s: float,
+        end_reason: EndReason | None = None,
+    ) -> Episode:
         total = replace(episode.over)
         for running in episode.running.values():
             total.add(running, self._calibration)
@@ -148,6 +172,9 @@ class Episodes:
             valid_fraction=total.valid_s / total.seconds,
             cued=episode.cued,
             truncated=total.truncated,
+            calibration_id=self._calibration_id,
+            end_reason=end_reason,
+            label=episode.label,
         )
         episode.seq += 1
         episode.said_s = at_s

@@ -12,7 +12,7 @@ from typing import Any
 import gpiozero
 from gpiozero.pins.mock import MockFactory, MockPWMPin
 
-from services.messages import PATTERNS, Cue, Message, Pattern
+from services.messages import PATTERNS, Cue, CueTest, Message, Pattern
 from services.settings import MotorSettings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Haptics:
         on_change: Callable[[float], None] = lambda drive: None,
     ) -> None:
         self._on_change = on_change
-        self._drive = settings.drive_pct / 100 if settings.kind == "vibration" else 1.0
+        self.drive(settings)
         self._device, self.name = _open(settings, simulated=simulated)
         self.simulated = isinstance(self._device.pin_factory, MockFactory)
         self._lock = threading.Lock()
@@ -53,9 +53,13 @@ class Haptics:
         self._thread = threading.Thread(target=self._run, name="haptics", daemon=True)
         self._thread.start()
 
+    def drive(self, settings: MotorSettings) -> None:
+        """Drive the motor as strongly as these say, from the next pulse on."""
+        self._drive = settings.drive_pct / 100 if settings.kind == "vibration" else 1.0
+
     def accept(self, message: Message) -> None:
-        """Play the pattern of a cue that is given; everything else is none of the motor's business."""
-        if isinstance(message, Cue) and message.outcome == "given":
+        """Play the pattern of a cue that is given, or tested; everything else is none of the motor's business."""
+        if isinstance(message, CueTest) or (isinstance(message, Cue) and message.outcome == "given"):
             self.alive()
             self._cancel.clear()
             self._wanted = message.pattern

@@ -1,7 +1,7 @@
 """What the pipeline says: one closed set of frozen values, which every sink handles."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from dsp.chain import BandChange, Levels, Spectra
 from dsp.detect import Shrug
@@ -38,6 +38,7 @@ class Cue:
     pattern: Pattern | None = None
     reason: str | None = None
     episode_id: str | None = None
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,15 @@ class WearerState:
     cues_enabled: bool
     wear_time_s: float
     counts: Counts = field(default_factory=Counts)
+    snoozed_until_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A tension episode: shrugs close together, over all channels. `id` and `seq` together name one message."""
+    """A tension episode: shrugs close together, over all channels. `id` and `seq` together name one message.
+
+    It ends `relaxed`, or `cut_off` where the signal ended first.
+    """
 
     event: Literal["started", "updated", "ended"]
     id: str
@@ -105,6 +110,38 @@ class Episode:
     valid_fraction: float
     cued: bool
     truncated: bool
+    calibration_id: str
+    end_reason: Literal["relaxed", "cut_off"] | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelDay:
+    """What a channel did in a day: its rest in % of the valid time, and percentiles 10, 50 and 90 of its level."""
+
+    name: str
+    valid_s: float
+    rest_pct: float | None
+    apdf_uv: tuple[float, float, float] | None
+    apdf_rve: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class DaySummary:
+    """A day so far, or at its end. `date` and `seq` together name one message; `tally` is what it is made of."""
+
+    at_s: float
+    date: str
+    seq: int
+    final: bool
+    wear_time_s: float
+    valid_time_s: float
+    episodes: int
+    tense_time_s: float
+    channels: tuple[ChannelDay, ...]
+    cues: dict[Outcome, int]
+    relaxed_after_s: tuple[float, ...]  # of each cue after which the wearer did
+    tally: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +160,72 @@ class About:
     off_uv: tuple[float, ...]
     verdicts: tuple[Verdict, ...] = ()
     counts: Counts = field(default_factory=Counts)
+    calibration_id: str | None = None
+    settings: str = ""
+    live: dict[str, Any] = field(default_factory=dict)
 
 
-Message = Levels | Spectra | Shrug | LowRest | Quality | BandChange | Cue | Tension | WearerState | Episode | About
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody outside asks for; the answer goes where `reply_topic` says, with what marks it as this one's."""
+
+    verb: str
+    body: dict[str, Any]
+    reply_topic: str | None = None
+    correlation: bytes | None = None
+
+    @property
+    def request_id(self) -> str | None:
+        """What the sender calls it."""
+        return self.body.get("request_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a request: what was done, or why nothing was."""
+
+    request: Request
+    error: str | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CueTest:
+    """The wearer wants to feel the motor."""
+
+    at_s: float
+    pattern: Pattern = "cue"
+
+
+@dataclass(frozen=True, slots=True)
+class Diary:
+    """What the wearer wrote down."""
+
+    at_s: float
+    id: str
+    entry: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AskStore:
+    """A request that is about what has been stored, so that whoever has the store answers it."""
+
+    request: Request
+
+
+Message = (
+    Levels
+    | Spectra
+    | Shrug
+    | LowRest
+    | Quality
+    | BandChange
+    | Cue
+    | CueTest
+    | Tension
+    | WearerState
+    | Episode
+    | DaySummary
+    | Diary
+    | About
+)

@@ -1,13 +1,11 @@
-"""Publish over MQTT. The cue never waits for it: one thread publishes, the loop only hands over."""
+"""The connection to the broker: the one place that knows paho. It holds nothing back and resends nothing by itself."""
 
 import contextlib
-import enum
 import logging
-import os
-import queue
-import stat
+import random
 import threading
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -15,167 +13,217 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from services.broker import Broker
-from services.contract import Contract, Publication
-from services.messages import Message
+from services.credentials import password
 from services.settings import MqttSettings, SettingsError
 
 log = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 20
-_LIVE_EXPIRY_S = 5
-_MOST_WAITING = 1000
-_GOODBYE_S = 1.0
 _CONNECT_S = 2.0
+_GOODBYE_S = 1.0
+_BACK_OFF_S = 1.0, 60.0
+_LONGEST_PACKET = 65536  # longer ones the broker keeps to itself
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
-class _Sign(enum.Enum):
-    """What the publishing thread is told besides publications."""
-
-    CONNECTED = enum.auto()
-    CLOSE = enum.auto()
+@dataclass(frozen=True, slots=True)
+class Up:
+    """The broker is there."""
 
 
-class MqttSink:
-    """Publish messages as the contract says, reconnect by itself, and say so once each time.
+@dataclass(frozen=True, slots=True)
+class Down:
+    """The broker is gone: what it has not confirmed may be lost."""
 
-    What is live is dropped while there is no connection; what is not waits, up to 1,000 of them. Retained topics are
-    published again on every connect, because a broker may have lost them. Raises SettingsError for a password file
-    that others may read.
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The broker has taken the publication of this number, or says why it does not."""
+
+    number: int
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message of somebody else's."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    reply_topic: str | None
+    correlation: bytes | None
+
+
+News = Up | Down | Confirmed | Received
+
+
+class Link:
+    """A connection that comes back by itself, with growing pauses, and says so once each time.
+
+    Every connection is a new one: what was under way when one broke is the caller's to send again. `tell` hears the
+    news, from other threads, and must return at once. Raises SettingsError for a password or certificate that cannot
+    be used.
     """
 
-    def __init__(self, settings: MqttSettings, contract: Contract, broker: Broker) -> None:
-        self._contract = contract
-        self._queue: queue.Queue[Publication | _Sign] = queue.Queue(_MOST_WAITING)
-        self._retained: dict[str, Publication] = {}  # the newest of each topic
-        self._told: dict[str, Message] = {}  # and what it tells
-        self._sent: dict[str, paho.MQTTMessageInfo] = {}  # the last of each retained topic
-        self._lock = threading.Lock()
-        self.where = f"{broker.host}:{broker.port}"
-        self.connected = threading.Event()
+    def __init__(
+        self,
+        settings: MqttSettings,
+        host: str,
+        port: int,
+        *,
+        client_id: str,
+        will: str,
+        topics: tuple[str, ...],
+        tell: Callable[[News], None],
+    ) -> None:
+        self.where = f"{host}:{port}"
+        self._settings, self._host, self._port = settings, host, port
+        self._client_id, self._will, self._topics, self._tell = client_id, will, topics, tell
+        self._version = MQTTProtocolVersion.MQTTv5
+        self._closing = threading.Event()
         self._said_absent = False
-        self._said_full = False
-        self._client = self._make_client(settings, broker)
-        self._client.connect_async(broker.host, broker.port, keepalive=_KEEP_ALIVE_S, clean_start=True)
-        self._client.loop_start()
-        self._thread = threading.Thread(target=self._run, name="mqtt publisher", daemon=True)
+        self._up = False
+        self._live: paho.MQTTMessageInfo | None = None
+        self._client = self._make_client()
+        self._thread = threading.Thread(target=self._run, name="mqtt connection", daemon=True)
         self._thread.start()
 
-    def _make_client(self, settings: MqttSettings, broker: Broker) -> paho.Client:
+    def publish(
+        self,
+        topic: str,
+        payload: str,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        correlation: bytes | None = None,
+    ) -> int:
+        """Hand a publication over; return the number with which it will be confirmed."""
+        properties = None
+        if self._version is MQTTProtocolVersion.MQTTv5 and (expiry_s is not None or correlation is not None):
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            if expiry_s is not None:
+                properties.MessageExpiryInterval = expiry_s
+            if correlation is not None:
+                properties.CorrelationData = correlation
+        # A port's name may hold bytes that are no UTF-8.
+        info = self._client.publish(topic, payload.encode(errors="replace"), qos, retain, properties)
+        if qos == 0:
+            self._live = info
+        return info.mid
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the last publication without confirmation is not even on its way."""
+        live = self._live
+        return live is not None and live.rc == paho.MQTT_ERR_SUCCESS and not live.is_published()
+
+    def close(self) -> None:
+        """Say goodbye and disconnect; takes a second at most."""
+        self._closing.set()
+        if self._up:
+            with contextlib.suppress(RuntimeError, ValueError):
+                self._client.publish(self._will, "offline", 1, retain=True).wait_for_publish(_GOODBYE_S)
+        self._client.disconnect()
+        self._thread.join(_GOODBYE_S)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            failures += 1
+            try:
+                self._client = self._make_client()
+                if self._connect_and_stay():
+                    failures = 0
+            except SettingsError as error:  # a password that was there before
+                self._say_absent(str(error))
+            self._closing.wait(pause_s(failures))
+
+    def _connect_and_stay(self) -> bool:
+        """Connect and wait for the end of that; return whether there was a connection."""
+        try:
+            if self._version is MQTTProtocolVersion.MQTTv5:
+                limits = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+                limits.MaximumPacketSize = _LONGEST_PACKET
+                self._client.connect(self._host, self._port, _KEEP_ALIVE_S, clean_start=True, properties=limits)
+            else:
+                self._client.connect(self._host, self._port, _KEEP_ALIVE_S)
+        except (OSError, ValueError) as error:
+            why = "" if isinstance(error, ConnectionRefusedError) else f" ({error})"
+            self._say_absent(f"no broker at {self.where}{why}; cues go on, and it is tried again")
+            return False
+        self._client.loop_start()
+        if self._closing.is_set():  # meanwhile
+            self._client.disconnect()
+        # Whatever ends its thread ends the connection; so a thread that dies is noticed too.
+        for thread in threading.enumerate():
+            if thread.name == f"paho-mqtt-client-{self._client_id}":
+                thread.join()
+        was_up, self._up, self._live = self._up, False, None
+        if was_up:
+            self._tell(Down())
+            if not self._closing.is_set():
+                self._say_absent(f"the broker at {self.where} is gone; cues go on, and it is tried again")
+        return was_up
+
+    def _make_client(self) -> paho.Client:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=f"{self._contract.root.replace('/', '-')}-service",
-            protocol=MQTTProtocolVersion.MQTTv5,
+            client_id=self._client_id,
+            protocol=self._version,
+            reconnect_on_failure=False,
         )
         client.suppress_exceptions = True
-        client.connect_timeout = _CONNECT_S  # closing waits for an attempt to connect
-        client.max_queued_messages_set(_MOST_WAITING)
-        client.reconnect_delay_set(1, 60)
-        client.will_set(f"{self._contract.root}/status", "offline", qos=1, retain=True)
+        client.connect_timeout = _CONNECT_S
+        client.will_set(self._will, "offline", qos=1, retain=True)
         client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_connect_fail = self._on_connect_fail
-        if settings.tls == "on" or (settings.tls == "auto" and broker.host not in _LOCAL):
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        settings = self._settings
+        if settings.tls == "on" or (settings.tls == "auto" and self._host not in _LOCAL):
             try:
                 client.tls_set(ca_certs=settings.ca_file or None)
             except OSError as error:  # ssl.SSLError is one too
                 raise SettingsError(f"mqtt.ca_file: {settings.ca_file}: {error.strerror or error}") from None
         if settings.username:
-            client.username_pw_set(settings.username, _password(settings.password_file))
+            client.username_pw_set(settings.username, password(settings))
         return client
-
-    def accept(self, message: Message) -> None:
-        """Hand a message over; returns at once."""
-        publication = self._contract.publication(message)
-        if publication is None:
-            return
-        if publication.retain:
-            self._told[publication.topic] = message
-            with self._lock:
-                self._retained[publication.topic] = publication
-        if (publication.live or publication.retain) and not self.connected.is_set():
-            return
-        try:
-            self._queue.put_nowait(publication)
-        except queue.Full:
-            self._say_full("MQTT is too slow: messages are dropped, the first to %s", publication.topic)
-
-    def restate(self) -> None:
-        """Publish what is retained again, with the wall time that it has now; in the thread that calls `accept`."""
-        for message in list(self._told.values()):
-            self.accept(message)
-
-    def close(self) -> None:
-        """Publish what waits, say goodbye and disconnect; takes two seconds or so at most."""
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(_Sign.CLOSE)
-        self._thread.join(_GOODBYE_S)
-        if self.connected.is_set():
-            goodbye = self._client.publish(f"{self._contract.root}/status", "offline", qos=1, retain=True)
-            with contextlib.suppress(RuntimeError, ValueError):
-                goodbye.wait_for_publish(_GOODBYE_S)
-        self._client.on_disconnect = None
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not _Sign.CLOSE:
-            if item is _Sign.CONNECTED:
-                self._repeat_retained()
-            elif not item.live or self.connected.is_set():
-                try:
-                    self._publish(item)
-                except Exception:  # one message that cannot be sent must not end all the others
-                    log.exception("a message to %s could not be published", item.topic)
-
-    def _repeat_retained(self) -> None:
-        """Publish the newest of each retained topic, after what paho sends again of before the outage."""
-        for sent in self._sent.values():
-            with contextlib.suppress(RuntimeError, ValueError):
-                sent.wait_for_publish(_GOODBYE_S)
-        with self._lock:
-            newest = list(self._retained.values())
-        for publication in newest:
-            self._publish(publication)
-
-    def _publish(self, publication: Publication) -> None:
-        properties = None
-        if publication.live:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = _LIVE_EXPIRY_S
-        topic = f"{self._contract.root}/{publication.topic}"
-        # A port's name may hold bytes that are no UTF-8.
-        payload = publication.payload.encode(errors="replace")
-        info = self._client.publish(topic, payload, publication.qos, publication.retain, properties)
-        if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
-            self._say_full("more than %d messages wait for the broker: further ones are lost", _MOST_WAITING)
-        if publication.retain:
-            self._sent[publication.topic] = info
 
     def _on_connect(self, client: paho.Client, _: Any, __: Any, reason: ReasonCode, ___: Any) -> None:
         if reason.is_failure:
-            self._say_absent(f"the broker at {self.where} refuses: {reason}")
+            if reason.getName() == "Unsupported protocol version" and self._version is MQTTProtocolVersion.MQTTv5:
+                self._version = MQTTProtocolVersion.MQTTv311
+                log.info("the broker at %s does not speak MQTT 5; going on with 3.1.1", self.where)
+            else:
+                self._say_absent(f"the broker at {self.where} refuses: {reason}")
             return
         log.info("connected to the broker at %s", self.where)
-        self._said_absent = self._said_full = False
-        client.publish(f"{self._contract.root}/status", "online", qos=1, retain=True)
-        self.connected.set()
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(_Sign.CONNECTED)
+        self._said_absent = False
+        for topic in self._topics:
+            if self._version is MQTTProtocolVersion.MQTTv5:
+                client.subscribe(topic, options=SubscribeOptions(qos=1, retainAsPublished=True))
+            else:
+                client.subscribe(topic, qos=1)
+        self._up = True
+        self._tell(Up())
 
-    def _on_disconnect(self, *args: Any) -> None:
-        self.connected.clear()
-        self._say_absent(f"the broker at {self.where} is gone; cues go on, and it is tried again")
+    def _on_publish(self, _: paho.Client, __: Any, number: int, reason: ReasonCode, ___: Any) -> None:
+        self._tell(Confirmed(number, str(reason) if reason.is_failure else None))
 
-    def _on_connect_fail(self, *args: Any) -> None:
-        self._say_absent(f"no broker at {self.where}; cues go on, and it is tried again")
-
-    def _say_full(self, text: str, what: object) -> None:
-        if not self._said_full:
-            self._said_full = True
-            log.warning(text, what)
+    def _on_message(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
+        properties = message.properties
+        self._tell(
+            Received(
+                message.topic,
+                bytes(message.payload),
+                message.retain,
+                getattr(properties, "ResponseTopic", None),
+                getattr(properties, "CorrelationData", None),
+            )
+        )
 
     def _say_absent(self, text: str) -> None:
         if not self._said_absent:
@@ -183,16 +231,10 @@ class MqttSink:
             log.warning("%s", text)
 
 
-def _password(path: str) -> str | None:
-    """Read the password; refuse a file that others may read."""
-    if not path:
-        return None
-    try:
-        mode = os.stat(path).st_mode
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise SettingsError(f"{path}: others may read this password; expected: chmod 600 {path}")
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise SettingsError(f"mqtt.password_file: {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"mqtt.password_file: {path}: not UTF-8 text") from None
+def pause_s(failures: int) -> float:
+    """Return how long to wait before the next attempt: 1 s, doubled with each failure up to 60 s, and 0.5 to 1 of that.
+
+    So a thousand wearers do not all come back at once.
+    """
+    least, most = _BACK_OFF_S
+    return min(most, least * 2.0 ** min(failures, 10)) * float(random.uniform(0.5, 1.0))

@@ -20,14 +20,18 @@ from dsp.reference import Calibration, quietest_of, steady_level
 from firmware_bridge.blocks import SampleBlock, Signal
 from firmware_bridge.bridge import Counts
 from services.coach import Coach
-from services.episodes import Episodes
+from services.day import Day
+from services.episodes import Episodes, calibration_id
 from services.messages import (
     MOTOR_LAG_S,
     About,
     ChannelState,
     ChannelTension,
     Cue,
+    CueTest,
+    Episode,
     Message,
+    Pattern,
     Tension,
     WearerState,
     seconds_of,
@@ -45,17 +49,26 @@ class Pipeline:
     """Everything between a board and its sinks, without threads or clocks: time is the board's own.
 
     Without a calibration the rest level is taken from the first valid seconds, and there are no shrugs until then.
-    `feels_motor` says whether the motor's vibration can reach the electrodes; it can't reach a recording.
+    `feels_motor` says whether the motor's vibration can reach the electrodes; it can't reach a recording. `day` is
+    what is known of today.
     """
 
-    def __init__(self, settings: Settings, calibration: Calibration | None = None, *, feels_motor: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        calibration: Calibration | None = None,
+        *,
+        feels_motor: bool = True,
+        day: Day | None = None,
+    ) -> None:
         self._settings = settings
+        self.day = day or Day("today", settings.exposure)
         self._calibration = calibration
         self._feels_motor = feels_motor
         self._coach = Coach(settings.cue, settings.shrug.held_s)
         self._session: _Session | None = None
         self._problem: str | None = "not connected yet"
-        self._worn_s = 0.0
+        self._snoozed_until_s: float | None = None
         self._counts = Counts()
         self._new_id = Ids()
         self._learned: dict[Signal, Calibration] = {}  # a board that comes back need not be learned again
@@ -78,15 +91,16 @@ class Pipeline:
                 self._settings,
                 block,
                 self._coach,
-                self._worn_s,
+                self.day,
                 given.band if given else None,
                 self._new_id,
                 feels_motor=self._feels_motor,
             )
             session.counts = self._counts
+            session.snoozed_until_s = self._snoozed_until_s
             self._session = session
             yield from session.begin(given, self._problem)
-        yield from session.process(block)
+        yield from self._summed(session.process(block))
 
     def fresh(self, *, yes: bool) -> None:
         """Note whether the blocks that come next are of now; there are no cues on others."""
@@ -103,6 +117,11 @@ class Pipeline:
         if self._session is not None:
             yield self._session.about()
 
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the board; None while it delivers."""
+        return self._problem
+
     def board(self, problem: str | None, at_s: float = 0.0) -> Iterator[Message]:
         """Note that the board works (None) or what is wrong with it, at a time on its clock."""
         if problem != self._problem:
@@ -112,7 +131,15 @@ class Pipeline:
                 yield self._session.board(problem, at_s)
             else:
                 yield WearerState(
-                    at_s, (), problem is None, problem, None, cues_enabled=False, wear_time_s=0.0, counts=self._counts
+                    at_s,
+                    (),
+                    problem is None,
+                    problem,
+                    None,
+                    cues_enabled=False,
+                    wear_time_s=self.day.wear_s,
+                    counts=self._counts,
+                    snoozed_until_s=self._snoozed_until_s,
                 )
 
     def away(self, at_s: float) -> Iterator[Message]:
@@ -121,20 +148,55 @@ class Pipeline:
         if session is not None and at_s - session.now_s > self._settings.episode.merge_s:
             yield from self.finish()
 
-    def new_day(self) -> None:
-        """Count wear time from here: it is midnight."""
-        self._worn_s = 0.0
+    def new_day(self, date: str, at_s: float) -> Iterator[Message]:
+        """Begin another day: it is midnight."""
+        yield from self.day.turn(date, at_s)
+
+    def snooze(self, until_s: float | None) -> Iterator[Message]:
+        """Give no cues until a time on the board's clock; None: they may come again."""
+        self._snoozed_until_s = until_s
+        self._coach.snooze(-math.inf if until_s is None else until_s)
         if self._session is not None:
-            self._session.worn_s = 0.0
+            self._session.snoozed_until_s = until_s
+            yield self._session.state()
+
+    def test_cue(self, at_s: float) -> Iterator[Message]:
+        """Let the wearer feel the motor."""
+        test = CueTest(at_s)
+        if self._session is not None:
+            self._session.blank(test.pattern)
+        yield test
+
+    def label(self, episode_id: str | None, label: str) -> Iterator[Episode]:
+        """Note what the wearer calls the open episode, if that is the one that is meant."""
+        if self._session is not None:
+            yield from self._session.label(episode_id, label)
+
+    def apply(self, settings: Settings) -> Iterator[Message]:
+        """Go by other settings from here on; with other thresholds what is on ends, and is looked for anew."""
+        before, self._settings = self._settings, settings
+        self._coach.apply(settings.cue)
+        if settings.shrug != before.shrug:
+            yield from self.finish()
+        elif self._session is not None:
+            self._session.settings = settings
+            yield self._session.about()
+            yield self._session.state()
 
     def finish(self) -> Iterator[Message]:
         """End what is still on, because nothing more will come."""
-        if self._session is not None:
-            yield from self._session.finish()
-            if self._session.calibration is not None:
-                self._learned = {self._session.signal: self._session.calibration}
-            self._worn_s = self._session.worn_s
+        session = self._session
+        if session is not None:
+            yield from self._summed(session.finish())
+            yield from self.day.finish(session.now_s)
+            if session.calibration is not None:
+                self._learned = {session.signal: session.calibration}
             self._session = None
+
+    def _summed(self, messages: Iterator[Message]) -> Iterator[Message]:
+        for message in messages:
+            yield message
+            yield from self.day.see(message)
 
 
 class _Session:
@@ -145,20 +207,22 @@ class _Session:
         settings: Settings,
         first: SampleBlock,
         coach: Coach,
-        worn_s: float,
+        day: Day,
         band: Band | None,
         new_id: Callable[[float], str],
         *,
         feels_motor: bool,
     ) -> None:
         self.signal = first.signal
-        self.worn_s = worn_s
         self.counts = Counts()
+        self.settings = settings
+        self.snoozed_until_s: float | None = None
+        self._day = day
         self._new_id = new_id
-        self._settings = settings
         self._coach = coach
         self._feels_motor = feels_motor
         self._chain = Chain(first.signal, settings.chain(), first.start, band)
+        day.measures(first.signal.channels, self._chain.frame_s, self._chain.hop_s)
         self.now_s = first.start / first.signal.rate_hz
         n = len(first.signal.channels)
         self._quality = [Quality(c, self.now_s, "ok") for c in range(n)]
@@ -199,6 +263,22 @@ class _Session:
         self._problem = problem
         return self._say(replace(self._state(), at_s=max(at_s, self.now_s)))
 
+    def state(self) -> WearerState:
+        """Return the state as it is now."""
+        return self._say(self._state())
+
+    def label(self, episode_id: str | None, label: str) -> list[Episode]:
+        """Label the open episode, if there is one and it is the one that is meant."""
+        if self._episodes is None or episode_id not in (None, self._episodes.current):
+            return []
+        return self._episodes.label(label, self.now_s)
+
+    def blank(self, pattern: Pattern) -> None:
+        """Leave the EMG out while the motor runs, and for a moment longer."""
+        if self._feels_motor:
+            buzz_s = seconds_of(pattern) + MOTOR_LAG_S
+            self._chain.blank(self.now_s + buzz_s + self.settings.cue.blank_s)
+
     def finish(self) -> Iterator[Message]:
         """End what is still on."""
         for message in self._chain.finish():
@@ -231,17 +311,15 @@ class _Session:
     def _advance(self, levels: Levels) -> Iterator[Message]:
         self.now_s = levels.at_s
         self._rest.push(levels.frames_uv)
-        valid = np.isfinite(levels.control_uv).any(axis=0)
-        self.worn_s += self._chain.hop_s * int(valid.sum())
         if self._learned is not None:
             yield from self._learn(self._learned, self._since(self._learn_from_s, levels))
-        if not valid.size:
+        if not levels.control_uv.shape[1]:
             return
         yield from self._cues(self._coach.advance(levels.at_s, levels.on))
         if self._episodes is not None:
             yield from self._episodes.advance(levels.at_s, self._chain.undecided_since_s)
         if levels.at_s >= self._tension_due_s - 1e-9:
-            self._tension_due_s = max(self._tension_due_s + 1 / self._settings.mqtt.tension_hz, levels.at_s)
+            self._tension_due_s = max(self._tension_due_s + 1 / self.settings.mqtt.tension_hz, levels.at_s)
             yield self._tension(levels)
         state = self._state()
         if self._said is None or self._is_due(self._said, state):
@@ -251,7 +329,7 @@ class _Session:
         """Gather valid frames of rest until every channel has enough of them; a dead one is left out in time."""
         learned.append(frames_uv)
         frames = np.concatenate(learned, axis=1)
-        needed = math.ceil(self._settings.calibration.rest_s / self._chain.frame_s)
+        needed = math.ceil(self.settings.calibration.rest_s / self._chain.frame_s)
         self._quietest = np.fmin(self._quietest, [quietest_of(row, max(1, needed // 10)) for row in frames])
         rest = tuple(steady_level(row, needed, least) for row, least in zip(frames, self._quietest, strict=True))
         if frames.shape[1] > _PATIENCE * needed:
@@ -276,28 +354,29 @@ class _Session:
         self._learned = None
         self.calibration = calibration
         self._chain.calibrate(calibration)
-        rest_rve = self._settings.exposure.rest_rve
+        rest_rve = self.settings.exposure.rest_rve
+        names, frame_s, hop_s = self.signal.channels, self._chain.frame_s, self._chain.hop_s
         seen = [verdict.sees_rest for verdict in self._chain.verdicts]
         limits = [calibration.level_at_rve(rest_rve, c) if sees else None for c, sees in enumerate(seen)]
-        self._rest = RecentRest(limits, self._chain.frame_s, self._settings.exposure)
+        self._rest = RecentRest(limits, frame_s, self.settings.exposure)
+        self._day.measures(names, frame_s, hop_s, calibration, limits)
         self._episodes = Episodes(
-            self._settings.episode,
-            self.signal.channels,
+            self.settings.episode,
+            names,
             calibration,
             self._new_id,
-            self._settings.shrug.patience_s,
+            self.settings.shrug.patience_s,
         )
         yield self.about()
 
     def _cues(self, cues: list[Cue]) -> Iterator[Message]:
         for cue in cues:
             if cue.outcome == "given" and cue.pattern:
-                if self._feels_motor:
-                    buzz_s = seconds_of(cue.pattern) + MOTOR_LAG_S
-                    self._chain.blank(self.now_s + buzz_s + self._settings.cue.blank_s)
+                self.blank(cue.pattern)
                 if self._episodes is not None:
                     self._episodes.cued()
-            yield replace(cue, episode_id=self._episodes.current if self._episodes else None)
+            episode = self._episodes.current if self._episodes else None
+            yield replace(cue, episode_id=episode, id=self._new_id(cue.at_s))
 
     def _tension(self, levels: Levels) -> Tension:
         channels = []
@@ -313,7 +392,8 @@ class _Session:
         return STATES[max(STATES.index(q.state) for q in self._quality)]
 
     def _may_cue(self) -> bool:
-        return self._settings.cue.enabled and self.calibration is not None and self._problem is None
+        given = self.calibration is not None and self._problem is None
+        return self.settings.cue.enabled and given and self._snoozed() is None
 
     def _state(self) -> WearerState:
         return WearerState(
@@ -328,9 +408,14 @@ class _Session:
             board_problem=self._problem,
             episode_id=self._episodes.current if self._episodes else None,
             cues_enabled=self._may_cue(),
-            wear_time_s=self.worn_s,
+            wear_time_s=self._day.wear_s,
             counts=self.counts,
+            snoozed_until_s=self._snoozed(),
         )
+
+    def _snoozed(self) -> float | None:
+        until_s = self.snoozed_until_s
+        return until_s if until_s is not None and until_s > self.now_s else None
 
     def _is_due(self, said: WearerState, state: WearerState) -> bool:
         since_s = state.at_s - said.at_s
@@ -346,7 +431,7 @@ class _Session:
         calibration = self.calibration
         return About(
             at_s=self.now_s,
-            board=self._settings.board.kind,
+            board=self.settings.board.kind,
             rate_hz=self.signal.rate_hz,
             channels=self.signal.channels,
             band=self._chain.band,
@@ -355,6 +440,9 @@ class _Session:
             calibration_source=calibration.source if calibration else None,
             on_uv=tuple(limits.on_uv for limits in self._chain.thresholds),
             off_uv=tuple(limits.off_uv for limits in self._chain.thresholds),
+            calibration_id=calibration_id(calibration) if calibration else None,
+            settings=self.settings.digest(),
+            live=self.settings.live(),
             verdicts=self._chain.verdicts,
             counts=self.counts,
         )

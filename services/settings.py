@@ -2,7 +2,7 @@
 
 import hashlib
 import tomllib
-from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -87,14 +87,14 @@ class EpisodeSettings:
 class CueSettings:
     """When the motor may say something."""
 
-    enabled: bool = parameter(True, "Whether there are cues at all.")
-    grace_s: float = parameter(5.0, "Time to relax by oneself before a cue.", unit="s", low=0, high=60)
-    refractory_s: float = parameter(60.0, "No further cue for this long.", unit="s", low=10, high=3600)
+    enabled: bool = parameter(True, "Whether there are cues at all.", live=True)
+    grace_s: float = parameter(5.0, "Time to relax by oneself before a cue.", unit="s", low=0, high=60, live=True)
+    refractory_s: float = parameter(60.0, "No further cue for this long.", unit="s", low=10, high=3600, live=True)
     escalate_s: float = parameter(
         20.0, "Still tense this long after a cue: one stronger cue.", unit="s", low=5, high=300
     )
-    per_hour: int = parameter(6, "Most cues in an hour.", unit="cues", low=0, high=30)
-    per_day: int = parameter(30, "Most cues in 24 hours.", unit="cues", low=0, high=200)
+    per_hour: int = parameter(6, "Most cues in an hour.", unit="cues", low=0, high=30, live=True)
+    per_day: int = parameter(30, "Most cues in 24 hours.", unit="cues", low=0, high=200, live=True)
     blank_s: float = parameter(
         0.5, "EMG is not used while the motor runs and for this long after.", unit="s", low=0, high=5
     )
@@ -108,7 +108,7 @@ class MotorSettings:
         "vibration", "vibration is driven by PWM, buzzer is only on or off.", choices=("vibration", "buzzer")
     )
     pin: int = parameter(18, "GPIO number (BCM) of the motor's transistor.", low=0, high=27)
-    drive_pct: float = parameter(60.0, "Strength of a vibration motor.", unit="%", low=5, high=100)
+    drive_pct: float = parameter(60.0, "Strength of a vibration motor.", unit="%", low=5, high=100, live=True)
     pwm_hz: float = parameter(200.0, "PWM frequency of a vibration motor.", unit="Hz", low=50, high=2000)
 
 
@@ -125,7 +125,21 @@ class MqttSettings:
     ca_file: str = parameter("", "Certificate of the broker's authority; empty uses the system's.")
     username: str = parameter("", "User name at the broker; empty for none.")
     password_file: str = parameter("", "File that holds the password and that only its owner may read.")
-    tension_hz: float = parameter(4.0, "How often the live level is published.", unit="Hz", low=0.1, high=20)
+    tension_hz: float = parameter(
+        4.0, "How often the live level is published; never more often than level.hop_s.", unit="Hz", low=0.1, high=100,
+        live=True,
+    )  # fmt: skip
+    discovery: bool = parameter(True, "Whether to announce the wearer's entities to Home Assistant.")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """What is kept on this machine: episodes, cues, diary and days, until they are delivered and after."""
+
+    folder: str = parameter("", "Where; empty is the service's state folder, else ~/.local/share/unshrug.")
+    most_mib: int = parameter(
+        64, "Most that it may grow to; then what matters least goes first.", unit="MiB", low=1, high=65536
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +160,23 @@ class Settings:
     cue: CueSettings = field(default_factory=CueSettings)
     motor: MotorSettings = field(default_factory=MotorSettings)
     mqtt: MqttSettings = field(default_factory=MqttSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
 
     def chain(self) -> ChainSettings:
         """Return the numbers of the signal chain."""
         return ChainSettings(
             self.filter, self.level, self.heartbeat, self.shrug, self.low_rest, self.quality, self.exposure
         )
+
+    def live(self) -> dict[str, Any]:
+        """Return what may be changed while the program runs, by key."""
+        return {
+            f"{section.name}.{f.name}": getattr(part, f.name)
+            for section in fields(self)
+            for part in [getattr(self, section.name)]
+            for f in fields(part)
+            if f.metadata["live"]
+        }
 
     def digest(self) -> str:
         """Return a short checksum, so that results can be told apart by their settings."""
@@ -176,6 +201,23 @@ def load_settings(path: Path) -> Settings:
     except SettingsError as error:
         raise SettingsError(f"{path.name}: {error}") from None
     return settings
+
+
+def changed(settings: Settings, key: str, value: Any) -> Settings:
+    """Return settings with one of the live ones changed. Raises SettingsError."""
+    if key not in settings.live():
+        near = get_close_matches(key, settings.live(), 1, 0.5)
+        guess = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(settings.live())}"
+        raise SettingsError(f"{key[:80]}: cannot be changed while the program runs; {guess}")
+    section, _, name = key.partition(".")
+    part: Any = getattr(settings, section)
+    kind = get_type_hints(type(part))[name]
+    of = next(f for f in fields(part) if f.name == name)
+    if kind is int and isinstance(value, float) and value.is_integer():  # JSON of others knows only one kind of number
+        value = int(value)
+    out: Settings = replace(settings, **{section: replace(part, **{name: _value(key, value, kind, of)})})
+    _check(out)
+    return out
 
 
 def _read(kind: type[Any], table: dict[str, Any], where: str) -> Any:
@@ -288,7 +330,11 @@ def _pairs(some: tuple[float, ...], others: tuple[float, ...]) -> list[tuple[flo
 
 def default_toml() -> str:
     """Return a settings file that states every default with its unit, its range and its meaning."""
-    out = ["# Unshrug's settings. Every line here is a default: change what you need, delete what you like.", ""]
+    out = [
+        "# Unshrug's settings. Every line here is a default: change what you need, delete what you like.",
+        '# Those marked "Live" can be changed over MQTT while the service runs.',
+        "",
+    ]
     for section in fields(Settings):
         part = getattr(Settings(), section.name)
         out += [f"[{section.name}]", f"# {type(part).__doc__}"]
@@ -299,7 +345,7 @@ def default_toml() -> str:
 
 
 def _describe(f: Field[Any]) -> str:
-    unit, low, high, choices = (f.metadata[k] for k in ("unit", "low", "high", "choices"))
+    unit, low, high, choices, live = (f.metadata[k] for k in ("unit", "low", "high", "choices", "live"))
     facts = []
     if choices:
         facts.append(" or ".join(map(_toml, choices)))
@@ -307,7 +353,8 @@ def _describe(f: Field[Any]) -> str:
         facts.append(f"{_number(low)} to {_number(high)}")
     if unit:
         facts.append(unit)
-    return f"# {f.metadata['meaning']}" + (f" ({' '.join(facts)})" if facts else "")
+    words = f" ({' '.join(facts)})" if facts else ""
+    return f"# {f.metadata['meaning']}{words}{' Live.' if live else ''}"
 
 
 def _toml(value: Any) -> str:

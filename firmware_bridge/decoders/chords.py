@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at, encode
 from firmware_bridge.packets import Packet
 
 _SYNC = b"\xc7\x7c"
@@ -78,5 +78,4 @@ def _fits(data: bytes, at: int, length: int) -> bool | None:
 
 def encode_frames(codes: Counts, counter: int) -> bytes:
     """Encode codes of shape (samples, channels), one frame each; the counter goes on from `counter`."""
-    rows = codes.astype(">u2")
-    return b"".join(_SYNC + bytes([(counter + k) % 256]) + row.tobytes() + bytes([_END]) for k, row in enumerate(rows))
+    return encode(_SYNC, codes.astype(">u2"), bytes([_END]), counter)

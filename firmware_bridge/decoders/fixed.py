@@ -165,6 +165,11 @@ def counter_at(place: int) -> Callable[[Frames], Counts]:
     return lambda frames: frames[:, place].astype(np.int64)
 
 
+def encode(head: bytes, rows: NDArray[Any], tail: bytes, counter: int) -> bytes:
+    """Return a frame for each of the rows: head, counter of one byte, the row's bytes, tail."""
+    return b"".join(head + bytes([(counter + k) % 256]) + row.tobytes() + tail for k, row in enumerate(rows))
+
+
 def big_endian(frames: Frames, first: int, n: int, size: int, *, signed: bool) -> NDArray[np.int64]:
     """Return `n` numbers of `size` bytes each, from byte `first` on, of shape (frames, n)."""
     cells = frames[:, first : first + n * size].reshape(len(frames), n, size)

@@ -5,7 +5,7 @@ A0 | counter u8 | i16 big endian x 8 | loose electrodes + | loose electrodes - |
 
 import numpy as np
 
-from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at, encode
 
 CHANNELS = 8
 _START, _END = 0xA0, 0xC0
@@ -25,7 +25,4 @@ def decoder() -> FixedDecoder:
 
 def encode_frames(codes: Counts, counter: int) -> bytes:
     """Encode codes of shape (samples, 8), one frame each; the counter goes on from `counter`."""
-    return b"".join(
-        bytes([_START, (counter + k) % 256]) + row.tobytes() + bytes([0, 0, _END])
-        for k, row in enumerate(codes.astype(">i2"))
-    )
+    return encode(bytes([_START]), codes.astype(">i2"), bytes([0, 0, _END]), counter)

@@ -7,7 +7,7 @@ The bytes beside hold acceleration, pins or time, as the last byte says; they ar
 
 import numpy as np
 
-from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at, encode
 
 CHANNELS = 8
 _START, _END = 0xA0, (0xC0, 0xC6)
@@ -28,7 +28,4 @@ def decoder() -> FixedDecoder:
 def encode_frames(codes: Counts, counter: int) -> bytes:
     """Encode codes of shape (samples, 8), one frame each; the counter goes on from `counter`."""
     numbers = codes.astype(">i4").reshape(-1, CHANNELS, 1).view(np.uint8)[..., 1:]
-    return b"".join(
-        bytes([_START, (counter + k) % 256]) + row.tobytes() + bytes(6) + bytes([_END[0]])
-        for k, row in enumerate(numbers)
-    )
+    return encode(bytes([_START]), numbers, bytes(6) + bytes([_END[0]]), counter)

@@ -7,7 +7,7 @@ After a reset some firmware sends a second of packets whose counter stands still
 
 import numpy as np
 
-from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at
+from firmware_bridge.decoders.fixed import Counts, FixedDecoder, Frames, Layout, Mask, big_endian, counter_at, encode
 
 CHANNELS = 6
 _SYNC = b"\xa5\x5a\x02"
@@ -27,6 +27,4 @@ def decoder() -> FixedDecoder:
 
 def encode_frames(codes: Counts, counter: int) -> bytes:
     """Encode codes of shape (samples, 6), one packet each; the counter goes on from `counter`."""
-    return b"".join(
-        _SYNC + bytes([(counter + k) % 256]) + row.tobytes() + b"\x01" for k, row in enumerate(codes.astype(">u2"))
-    )
+    return encode(_SYNC, codes.astype(">u2"), b"\x01", counter)

@@ -113,14 +113,12 @@ def _describe(path: Path, options: ReadOptions, rate_hz: float, names: tuple[str
         raise RecordingError(f"{path}: no units; expected --units uV|mV|V|counts")
     if units in UNITS:
         return UNITS[units], replace(PLAIN, rate_hz=rate_hz)
-    board = BOARDS[options.board] if options.board else PLAIN
-    scale_of_counts = options.uv_per_count or board.uv_per_count
-    if scale_of_counts is None:
+    if options.step_uv is None:
         raise RecordingError(
             f"{path}: counts of an unknown size; expected --uv-per-count X or a --board that has a known one"
         )
-    bits = options.adc_bits or board.adc_bits
-    return 1.0, replace(PLAIN, rate_hz=rate_hz, uv_per_count=scale_of_counts, adc_bits=bits)
+    bits = options.adc_bits or (BOARDS[options.board].adc_bits if options.board else None)
+    return 1.0, replace(PLAIN, rate_hz=rate_hz, uv_per_count=options.step_uv, adc_bits=bits)
 
 
 def _by_clock(table: Table, columns: list[int], clock: int, per_tick: float, rate_hz: float) -> Pieces:

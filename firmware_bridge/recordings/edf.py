@@ -12,7 +12,6 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_bridge.boards import BOARDS
 from firmware_bridge.recordings.bdf import END
 from firmware_bridge.recordings.recording import (
     PLAIN,
@@ -151,7 +150,7 @@ class _Scale:
 
 def _scale(signal: _Signal, path: Path, options: ReadOptions) -> _Scale:
     """Return what the numbers mean: exactly as Unshrug wrote them, or as the header's ranges say."""
-    own_step = options.uv_per_count or (BOARDS[options.board].uv_per_count if options.board else None)
+    own_step = options.step_uv
     if own_step or options.units == "counts":
         if not own_step:
             raise RecordingError(f"{path}: counts of an unknown size; expected --uv-per-count X or a --board")

@@ -40,6 +40,11 @@ class ReadOptions:
     adc_bits: int | None = None
     channels: tuple[str, ...] = ()
 
+    @property
+    def step_uv(self) -> float | None:
+        """The size of a count: as given, else the board's."""
+        return self.uv_per_count or (BOARDS[self.board].uv_per_count if self.board else None)
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:

@@ -27,7 +27,9 @@ from firmware_bridge.blocks import SampleBlock, Signal
 from firmware_bridge.simulator import REFERENCE_UV, REST_UV, Activity, Wearer
 from services.broker import Broker, find_broker
 from services.daemon import Service
+from services.delivery import HOME_ASSISTANT
 from services.messages import Message
+from services.mqtt import Link, News
 from services.settings import CalibrationSettings, MqttSettings, Settings
 
 Array = NDArray[np.float64]
@@ -138,6 +140,20 @@ def listening(port: int, root: str) -> Iterator[Listener]:
         yield listener
     finally:
         listener.close()
+
+
+def link_of(wearer: str, broker: Broker, settings: MqttSettings, hear: Callable[[News], None]) -> Link:
+    """Connect as the service does."""
+    root = f"unshrug/{wearer}"
+    return Link(
+        settings,
+        broker.host,
+        broker.port,
+        client_id=f"{wearer}-service",
+        will=f"{root}/status",
+        topics=(f"{root}/cmd/+", HOME_ASSISTANT),
+        tell=hear,
+    )
 
 
 class Collector:

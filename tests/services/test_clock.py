@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -81,9 +81,9 @@ class Days(Pipeline):
 
     days = 0
 
-    def new_day(self) -> None:
+    def new_day(self, date: str, at_s: float) -> Iterator[Message]:
         self.days += 1
-        super().new_day()
+        return super().new_day(date, at_s)
 
 
 class Told:
@@ -98,8 +98,7 @@ class Told:
     def accept(self, message: Message) -> None:
         if isinstance(message, Cue):
             self.cues.append(message)
-        publication = self._contract.publication(message)
-        if publication is not None:
+        for publication in self._contract.publications(message):
             self.all.append((publication.topic, publication.payload))
             if publication.retain:
                 self._retained[publication.topic] = message
@@ -131,7 +130,7 @@ class Rig:
             Haptics(settings.motor, simulated=True),
             clock=self.machine,
         )
-        self.told = Told(Contract(settings, self.service.stamp))
+        self.told = Told(Contract(settings.wearer.id, self.service.stamp, self.service.now))
         self.service.sinks.append(self.told)
         self.service.on_clock_set.append(self.told.restate)
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,25 @@ from dsp.quality import Quality
 from dsp.reference import Verdict
 from firmware_bridge.bridge import Counts
 from services.broker import Broker, answers, find_broker, mosquitto
-from services.contract import SCHEMAS, Contract, Publication, Stamp
-from services.messages import About, ChannelState, ChannelTension, Cue, Episode, Message, Tension, WearerState
-from services.mqtt import MqttSink
-from services.settings import MqttSettings, Settings, SettingsError
-from tests.services.conftest import LOOPBACK, Listener, eventually, free_port, listening, shrug
+from services.contract import SCHEMAS, Contract, Stamp
+from services.delivery import Delivery
+from services.messages import (
+    About,
+    ChannelDay,
+    ChannelState,
+    ChannelTension,
+    Cue,
+    DaySummary,
+    Diary,
+    Episode,
+    Message,
+    Tension,
+    WearerState,
+)
+from services.requests import VERBS
+from services.settings import MqttSettings, SettingsError
+from services.store import Store
+from tests.services.conftest import LOOPBACK, Listener, eventually, free_port, link_of, listening, shrug
 
 WALL_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 ID = "019b76da-0000-7000-8000-000000000000"
@@ -45,15 +60,50 @@ STATE = WearerState(
     counts=Counts(900, 100, 8, 3, 1, 2, 0, 1004.2113),
 )
 STARTED = Episode(
-    "started", ID, 0, 7.0, 4.0, None, ("shrug",), ("left",), 91.0, 61.5, 113.1, 75.25, 0.98, cued=False, truncated=False
+    "started",
+    ID,
+    0,
+    7.0,
+    4.0,
+    None,
+    ("shrug",),
+    ("left",),
+    91.0,
+    61.5,
+    113.1,
+    75.25,
+    0.98,
+    cued=False,
+    truncated=False,
+    calibration_id="0123456789ab",
 )
-ENDED = replace(STARTED, event="ended", seq=1, at_s=80.0, end_s=19.5, peak_rve=None, mean_rve=None, cued=True)
-CUE = Cue(14.0, "given", 0, 4.0, "cue", None, ID)
-ABOUT = About(
-    0.0, "unshrug", 1000.0, ("left", "right"), Band(30.0, 450.0, (50.0,)),
-    (2.5, float("nan")), None, "rest at the start",
-    (15.0, float("inf")), (9.0, float("inf")), (Verdict("ok", None, None, ("no reference contraction",)),),
+ENDED = replace(
+    STARTED, event="ended", seq=1, at_s=80.0, end_s=19.5, peak_rve=None, mean_rve=None, cued=True, end_reason="relaxed"
+)
+CUE = Cue(14.0, "given", 0, 4.0, "cue", None, ID, "019b76da-1111-7000-8000-000000000000")
+DAY = DaySummary(
+    60.0, "2026-01-01", 3, False, 55.04, 50.0, 1, 15.5,
+    (ChannelDay("left", 50.0, 20.0, (1.0, 2.0, 30.0), None), ChannelDay("right", 0.0, None, None, None)),
+    {"given": 1}, (3.0, 5.0), {"seq": 4},
 )  # fmt: skip
+DIARY = Diary(5.0, "019b76da-2222-7000-8000-000000000000", {"kind": "no_headache", "date": "2026-01-01"})
+ABOUT = About(
+    0.0,
+    "unshrug",
+    1000.0,
+    ("left", "right"),
+    Band(30.0, 450.0, (50.0,)),
+    (2.5, float("nan")),
+    None,
+    "rest at the start",
+    (15.0, float("inf")),
+    (9.0, float("inf")),
+    (Verdict("ok", None, None, ("no reference contraction",)),),
+    Counts(),
+    "0123456789ab",
+    "ba9876543210",
+    {"cue.enabled": True},
+)
 
 wearers = (f"test-{k}" for k in itertools.count())
 
@@ -63,14 +113,16 @@ def stamp(board_s: float) -> Stamp:
 
 
 def contract_of(wearer: str) -> Contract:
-    settings = Settings()
-    return Contract(replace(settings, wearer=replace(settings.wearer, id=wearer)), stamp)
+    return Contract(wearer, stamp, lambda: stamp(0.0))
 
 
 @contextlib.contextmanager
-def publishing(broker: Broker, wearer: str, settings: MqttSettings | None = None) -> Iterator[MqttSink]:
-    sink = MqttSink(settings or MqttSettings(), contract_of(wearer), broker)
+def publishing(
+    broker: Broker, wearer: str, settings: MqttSettings | None = None, store: Store | None = None
+) -> Iterator[Delivery]:
+    sink = Delivery(contract_of(wearer), store)
     try:
+        sink.connect(partial(link_of, wearer, broker, settings or MqttSettings()))
         yield sink
     finally:
         sink.close()
@@ -88,7 +140,7 @@ def listener(broker: Broker, wearer: str) -> Iterator[Listener]:
 
 
 @pytest.fixture
-def sink(broker: Broker, wearer: str) -> Iterator[MqttSink]:
+def sink(broker: Broker, wearer: str) -> Iterator[Delivery]:
     with publishing(broker, wearer) as made:
         assert made.connected.wait(5)
         yield made
@@ -97,7 +149,7 @@ def sink(broker: Broker, wearer: str) -> Iterator[MqttSink]:
 HEAD = ["schema", "t", "mono_s", "clock"]
 
 
-def test_tension_is_live_and_expires(sink: MqttSink, listener: Listener) -> None:
+def test_tension_is_live_and_expires(sink: Delivery, listener: Listener) -> None:
     sink.accept(TENSION)
     heard = listener.wait_for("tension")
     assert (heard.qos, heard.retain) == (0, False)
@@ -131,7 +183,7 @@ def test_tension_is_live_and_expires(sink: MqttSink, listener: Listener) -> None
     }
 
 
-def test_state_is_retained(sink: MqttSink, listener: Listener) -> None:
+def test_state_is_retained(sink: Delivery, listener: Listener) -> None:
     sink.accept(STATE)
     heard = listener.wait_for("state")
     assert (heard.qos, heard.retain, heard.expiry_s) == (1, True, None)
@@ -144,6 +196,7 @@ def test_state_is_retained(sink: MqttSink, listener: Listener) -> None:
             {"name": "left", "shrug": True, "quality": "ok", "reasons": []},
             {"name": "right", "shrug": False, "quality": "bad", "reasons": ["flat"]},
         ],
+        "quality": "bad",
         "board": {
             "up": True,
             "problem": None,
@@ -164,7 +217,7 @@ def test_state_is_retained(sink: MqttSink, listener: Listener) -> None:
     }
 
 
-def test_an_episode_has_id_and_seq_and_null_for_what_is_not_known(sink: MqttSink, listener: Listener) -> None:
+def test_an_episode_has_id_and_seq_and_null_for_what_is_not_known(sink: Delivery, listener: Listener) -> None:
     sink.accept(STARTED)
     heard = listener.wait_for("episode")
     assert (heard.qos, heard.retain, heard.expiry_s) == (1, False, None)
@@ -188,6 +241,8 @@ def test_an_episode_has_id_and_seq_and_null_for_what_is_not_known(sink: MqttSink
         "valid_pct": 98.0,
         "cued": False,
         "truncated": False,
+        "end_reason": None,
+        "calibration_id": "0123456789ab",
         "label": None,
     }
     sink.accept(ENDED)
@@ -197,7 +252,7 @@ def test_an_episode_has_id_and_seq_and_null_for_what_is_not_known(sink: MqttSink
     assert (end["peak_rve"], end["mean_rve"]) == (None, None)
 
 
-def test_a_cue_says_what_came_of_it_and_links_to_its_episode(sink: MqttSink, listener: Listener) -> None:
+def test_a_cue_says_what_came_of_it_and_links_to_its_episode(sink: Delivery, listener: Listener) -> None:
     sink.accept(CUE)
     heard = listener.wait_for("cue")
     assert (heard.qos, heard.retain, heard.expiry_s) == (1, False, None)
@@ -206,6 +261,8 @@ def test_a_cue_says_what_came_of_it_and_links_to_its_episode(sink: MqttSink, lis
         "t": "2026-01-01T00:00:14.000Z",
         "mono_s": 14.5,
         "clock": "unknown",
+        "id": CUE.id,
+        "seq": 0,
         "outcome": "given",
         "pattern": "cue",
         "reason": None,
@@ -215,7 +272,7 @@ def test_a_cue_says_what_came_of_it_and_links_to_its_episode(sink: MqttSink, lis
     }
 
 
-def test_info_describes_what_runs(sink: MqttSink, listener: Listener) -> None:
+def test_info_describes_what_runs(sink: Delivery, listener: Listener) -> None:
     sink.accept(ABOUT)
     heard = listener.wait_for("info")
     assert (heard.qos, heard.retain) == (1, True)
@@ -224,6 +281,7 @@ def test_info_describes_what_runs(sink: MqttSink, listener: Listener) -> None:
     assert (body["board"], body["rate_hz"], body["channels"]) == ("unshrug", 1000.0, ["left", "right"])
     assert body["band"] == {"low_hz": 30.0, "high_hz": 450.0, "notches_hz": [50.0]}
     assert body["calibration"] == {
+        "id": "0123456789ab",
         "rest_uv": [2.5, None],
         "reference_uv": None,
         "source": "rest at the start",
@@ -232,7 +290,9 @@ def test_info_describes_what_runs(sink: MqttSink, listener: Listener) -> None:
     assert body["thresholds"] == {"on_uv": [15.0, None], "off_uv": [9.0, None]}
     assert body["schemas"] == [f"unshrug.{kind}/1" for kind in SCHEMAS]
     assert body["version"]
-    assert len(body["settings"]) == 12
+    assert body["settings"] == "ba9876543210"
+    assert body["live"] == {"cue.enabled": True}
+    assert body["verbs"] == list(VERBS)
 
 
 @pytest.mark.parametrize(
@@ -240,15 +300,15 @@ def test_info_describes_what_runs(sink: MqttSink, listener: Listener) -> None:
     [Levels(1.0, np.zeros((1, 1)), np.zeros((1, 0)), 0.0, (False,)), shrug("started", 3.0, 0.0), Quality(0, 1.0, "ok")],
 )
 def test_what_is_only_between_the_rooms_is_not_published(message: Message) -> None:
-    assert contract_of("w").publication(message) is None
+    assert list(contract_of("w").publications(message)) == []
 
 
-@pytest.mark.parametrize("message", [TENSION, STATE, STARTED, ENDED, CUE, ABOUT])
+@pytest.mark.parametrize("message", [TENSION, STATE, STARTED, ENDED, CUE, ABOUT, DAY, DIARY])
 def test_every_publication_begins_with_schema_and_time(message: Message) -> None:
-    publication = contract_of("w").publication(message)
-    assert isinstance(publication, Publication)
-    assert publication.topic in SCHEMAS
-    assert publication.payload.startswith(f'{{"schema":"unshrug.{publication.topic}/1","t":"2026-01-01T00:')
+    publication, *_ = contract_of("w").publications(message)
+    kind = publication.topic.replace("/", "_")
+    assert kind in SCHEMAS
+    assert publication.payload.startswith(f'{{"schema":"unshrug.{kind}/1","t":"2026-01-01T00:')
     assert "NaN" not in publication.payload
     assert "Infinity" not in publication.payload
 
@@ -271,7 +331,7 @@ def test_what_was_said_last_is_published_before_the_goodbye(broker: Broker, wear
 
 
 def test_a_dashboard_that_comes_late_gets_state_info_and_status(
-    broker: Broker, wearer: str, sink: MqttSink, listener: Listener
+    broker: Broker, wearer: str, sink: Delivery, listener: Listener
 ) -> None:
     for message in (ABOUT, STATE, TENSION, STARTED, CUE):
         sink.accept(message)
@@ -387,16 +447,7 @@ def test_handing_over_never_waits_for_a_broker_that_is_not_there(wearer: str) ->
         assert sum(times_s) < 2
 
 
-def test_what_waits_beyond_the_limit_is_lost_but_not_in_silence(wearer: str, caplog: pytest.LogCaptureFixture) -> None:
-    with publishing(Broker(LOOPBACK, free_port()), wearer) as sink:
-        for seq in range(1500):
-            sink.accept(replace(STARTED, seq=seq))
-            time.sleep(0.001 if seq % 10 == 0 else 0)
-        eventually(lambda: "are lost" in caplog.text or "are dropped" in caplog.text)
-    assert sum("are lost" in said or "are dropped" in said for said in warnings_in(caplog)) == 1
-
-
-def test_a_text_that_is_no_utf8_is_published_as_far_as_it_goes(sink: MqttSink, listener: Listener) -> None:
+def test_a_text_that_is_no_utf8_is_published_as_far_as_it_goes(sink: Delivery, listener: Listener) -> None:
     sink.accept(replace(STATE, board_problem="/dev/\udcff: not there"))
     assert listener.wait_for("state").body["board"]["problem"] == "/dev/?: not there"
     sink.accept(CUE)
@@ -411,7 +462,8 @@ def test_closing_while_connecting_takes_no_more_than_a_moment(wearer: str) -> No
             client = waiting.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(full.getsockname())
-        sink = MqttSink(MqttSettings(), contract_of(wearer), Broker(LOOPBACK, full.getsockname()[1]))
+        sink = Delivery(contract_of(wearer), None)
+        sink.connect(partial(link_of, wearer, Broker(LOOPBACK, full.getsockname()[1]), MqttSettings()))
         time.sleep(0.2)
         began_s = time.monotonic()
         sink.close()
@@ -419,7 +471,8 @@ def test_closing_while_connecting_takes_no_more_than_a_moment(wearer: str) -> No
 
 
 def test_closing_without_a_broker_takes_no_more_than_a_moment(wearer: str) -> None:
-    sink = MqttSink(MqttSettings(), contract_of(wearer), Broker(LOOPBACK, free_port()))
+    sink = Delivery(contract_of(wearer), None)
+    sink.connect(partial(link_of, wearer, Broker(LOOPBACK, free_port()), MqttSettings()))
     sink.accept(STARTED)
     began_s = time.monotonic()
     sink.close()
@@ -472,7 +525,7 @@ def test_a_password_that_others_may_read_is_refused(broker: Broker, tmp_path: Pa
     path = password_file(tmp_path, mode=mode)
     settings = MqttSettings(username="anna", password_file=str(path))
     with pytest.raises(SettingsError, match=f"others may read this password; expected: chmod 600 {path}"):
-        MqttSink(settings, contract_of(wearer), broker)
+        link_of(wearer, broker, settings, lambda news: None)
 
 
 MISTAKES: list[tuple[str, Callable[[Path], MqttSettings]]] = [
@@ -487,4 +540,4 @@ def test_a_file_that_cannot_be_used_is_an_error_of_the_settings(
     broker: Broker, tmp_path: Path, wearer: str, key: str, mistake: Callable[[Path], MqttSettings]
 ) -> None:
     with pytest.raises(SettingsError, match=f"mqtt.{key}: .*{tmp_path}"):
-        MqttSink(mistake(tmp_path), contract_of(wearer), broker)
+        link_of(wearer, broker, mistake(tmp_path), lambda news: None)

@@ -15,7 +15,7 @@ from dsp.detect import Shrug
 from dsp.filters import SignalError
 from dsp.quality import Quality
 from firmware_bridge.blocks import SampleBlock, Signal
-from services.messages import About, Cue, Episode, Message, Tension, WearerState
+from services.messages import About, Cue, DaySummary, Episode, Message, Tension, WearerState
 from services.pipeline import Pipeline
 from services.settings import CalibrationSettings, Settings
 from tests.services.conftest import CALIBRATED, REST, SHRUG, SIGNAL, Array, blocks, samples
@@ -46,7 +46,10 @@ def in_full(messages: Iterable[Message]) -> list[Any]:
                 out.append((m.at_s, m.control_uv.tobytes(), m.frames_uv.tobytes(), m.on))
             case Episode():
                 out.append(replace(m, id=numbers.setdefault(m.id, f"#{len(numbers)}") or ""))
-            case Cue() | WearerState():
+            case Cue():
+                name = numbers.setdefault(m.episode_id, f"#{len(numbers)}")
+                out.append(replace(m, episode_id=name, id=numbers.setdefault(m.id, f"#{len(numbers)}") or ""))
+            case WearerState():
                 out.append(replace(m, episode_id=numbers.setdefault(m.episode_id, f"#{len(numbers)}")))
             case _:
                 out.append(m)
@@ -75,7 +78,11 @@ def test_a_held_shrug_goes_all_the_way_to_cue_and_episode() -> None:
     assert episodes[-1].channels == ("left", "right")
     assert episodes[-1].end_s == pytest.approx(19.0, abs=0.3)
     assert episodes[-1].mean_rve == pytest.approx(100 * 60 * (1 + 0.55) / 2 / 80, rel=0.1)
-    assert messages[-1] == episodes[-1]
+    assert messages[-2] == episodes[-1]
+    summary = messages[-1]
+    assert isinstance(summary, DaySummary)
+    assert (summary.episodes, summary.cues) == (1, {"given": 1})
+    assert summary.tense_time_s == pytest.approx(15, abs=0.5)
 
 
 REFERENCE = in_full(run(Pipeline(CALIBRATED), [SampleBlock(SIGNAL, 0, WORKDAY)]))
@@ -305,7 +312,10 @@ def test_a_new_signal_on_the_same_day_adds_to_the_time_worn() -> None:
 def test_midnight_starts_the_time_worn_anew() -> None:
     pipeline = Pipeline(CALIBRATED)
     run(pipeline, blocks(WORKDAY[:10_000]), finish=False)
-    pipeline.new_day()
+    (summary,) = pipeline.new_day("2026-01-02", 10.0)
+    assert isinstance(summary, DaySummary)
+    assert (summary.date, summary.final) == ("today", True)
+    assert summary.wear_time_s == pytest.approx(10, abs=1)
     after = [m for block in blocks(WORKDAY[10_000:], start=10_000) for m in pipeline.process(block)]
     assert of(WearerState, after)[0].wear_time_s < 10
     last = of(WearerState, after)[-1]

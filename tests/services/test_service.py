@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ from services.broker import Broker
 from services.clock import Clock
 from services.contract import Contract
 from services.daemon import Service, Threaded
+from services.delivery import Delivery
 from services.haptics import Haptics
 from services.messages import Cue, Episode, Message, Tension, WearerState
-from services.mqtt import MqttSink
 from services.pipeline import Pipeline
 from services.settings import MqttSettings, Settings
 from tests.services.conftest import (
@@ -36,6 +37,7 @@ from tests.services.conftest import (
     Collector,
     Running,
     eventually,
+    link_of,
     listening,
     running,
     shrug,
@@ -109,7 +111,8 @@ def test_a_held_shrug_reaches_the_pin_and_the_dashboard(
     settings = replace(CALIBRATED, wearer=replace(CALIBRATED.wearer, id="whole"))
     with PtyBoard(stream(), speed=SPEED) as board, listening(broker.port, "unshrug/whole") as listener:
         rig = Rig(cable(board), settings)
-        sink = MqttSink(MqttSettings(), Contract(settings, rig.service.stamp), broker)
+        sink = Delivery(Contract("whole", rig.service.stamp, rig.service.now), None)
+        sink.connect(partial(link_of, "whole", broker, MqttSettings()))
         rig.service.sinks.append(sink)
         try:
             with running(rig.service):
@@ -240,8 +243,7 @@ def test_the_end_of_the_loop_ends_what_is_open(pins: MockFactory, cable: Callabl
         rig = Rig(cable(board))
         with running(rig.service):
             rig.collector.wait_for(lambda m: isinstance(m, Episode))
-    last = rig.collector.messages[-1]
-    assert isinstance(last, Episode)
+    last = [m for m in rig.collector.messages if isinstance(m, Episode)][-1]
     assert (last.event, last.truncated) == ("ended", True)
 
 

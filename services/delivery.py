@@ -1,0 +1,301 @@
+"""Everything that leaves for MQTT goes through here: kept first where it must not be lost, then published."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from services.contract import Contract, Publication, interrupted, labelled
+from services.messages import AskStore, DaySummary, Message, Reply, Request
+from services.mqtt import Confirmed, Down, Link, News, Received, Up
+from services.outbox import Key, Outbox
+from services.requests import read_request
+from services.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+HOME_ASSISTANT = "homeassistant/status"
+
+_WINDOW = 20  # publications that the broker has not confirmed; Mosquitto takes no more at a time
+_MOST_ASKED = 100
+_SLOW_S = 2.0  # a broker that takes longer to confirm is stuck, and gets nothing that is worth nothing later
+_LIVE_EXPIRY_S = 5
+_GOODBYE_S = 1.0
+_SETTLE_S = 5.0  # not every device speaks at once when Home Assistant has started
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """What others have handed over."""
+
+    durable: list[Publication] = field(default_factory=list)
+    due: dict[str, Publication] = field(default_factory=dict)  # the newest of each topic
+    answers: list[Publication] = field(default_factory=list)
+    asked: list[AskStore] = field(default_factory=list)
+    news: list[News] = field(default_factory=list)
+    chores: list[Callable[[], None]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.durable or self.due or self.answers or self.asked or self.news or self.chores)
+
+
+class Delivery:
+    """A sink that keeps and publishes in a thread of its own; the loop hands over, and never waits.
+
+    What is durable goes through the outbox. What is retained is published again on every connection. What is live
+    goes out at once or never. `ask` gets the requests that are right, and says whether it takes them; `announce`
+    makes of what `info` says what Home Assistant is told.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        store: Store | None,
+        *,
+        ask: Callable[[Request], bool] = lambda request: False,
+        announce: Callable[[str], Publication] | None = None,
+    ) -> None:
+        self._contract, self._store, self._ask, self._announce = contract, store, ask, announce
+        self._outbox = Outbox(store)
+        self._changed = threading.Condition()
+        self._inbox = _Inbox()
+        self._closing = False
+        self._told: dict[str, Message] = {}  # what each retained topic tells; for whoever calls `accept`
+        self._retained: dict[str, Publication] = {}
+        self._under_way: dict[int, tuple[float, str, Key | None]] = {}  # by number: since when, topic, what
+        self._link: Link | None = None
+        self._up = False
+        self._announce_s: float | None = None
+        self._said_refused: set[str] = set()
+        self.connected = threading.Event()
+        self._recover()
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+        self._thread.start()
+
+    def _recover(self) -> None:
+        """End the episodes that an interrupted run of the program has left open."""
+        if self._store is None:
+            return
+        try:
+            self._outbox.put(interrupted(episode.publication.payload) for episode in self._store.open_episodes())
+        except (StoreError, ValueError, KeyError) as error:
+            log.error("episodes of the last run could not be ended: %s", error)
+
+    def connect(self, make: Callable[[Callable[[News], None]], Link]) -> None:
+        """Publish through this connection, which gets told where its news go."""
+        with self._changed:
+            self._link = make(self.hear)
+
+    # For the loop and the connection: they return at once
+
+    def accept(self, message: Message) -> None:
+        """Take a message."""
+        publications = list(self._contract.publications(message))
+        with self._changed:
+            inbox = self._inbox
+            for publication in publications:
+                if publication.retain:
+                    self._told[publication.topic] = message
+                if publication.durable:
+                    inbox.durable.append(publication)
+                else:
+                    inbox.due[publication.topic] = publication
+            self._changed.notify()
+        if isinstance(message, DaySummary):
+            self.keep(f"day/{message.date}", message.tally)
+
+    def answer(self, answer: Reply | AskStore) -> None:
+        """Take the answer to a request, or the request where the answer is in the store."""
+        with self._changed:
+            if isinstance(answer, AskStore):
+                self._inbox.asked.append(answer)
+            else:
+                self._inbox.answers.append(self._contract.reply(answer))
+            self._changed.notify()
+
+    def hear(self, news: News) -> None:
+        """Take news of the connection."""
+        with self._changed:
+            if isinstance(news, Received) and sum(isinstance(n, Received) for n in self._inbox.news) >= _MOST_ASKED:
+                return  # a flood
+            self._inbox.news.append(news)
+            self._changed.notify()
+
+    def keep(self, key: str, value: Any) -> None:
+        """Keep a value for the next start."""
+        store = self._store
+        if store is not None:
+            self._later(lambda: store.keep(key, value))
+
+    def restate(self, ahead_s: float, *, known: bool) -> None:
+        """Say again what is retained, and put right what was kept: the clock was set, so far ahead of its start."""
+        for message in list(self._told.values()):
+            if not isinstance(message, DaySummary):
+                self.accept(message)
+        store = self._store
+        if store is not None:
+            self._later(lambda: store.correct(ahead_s, known=known))
+
+    def _later(self, chore: Callable[[], None]) -> None:
+        with self._changed:
+            self._inbox.chores.append(chore)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Keep what came last, publish what can be published in a second, and say goodbye."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(3 * _GOODBYE_S)
+        if self._link is not None:
+            self._link.close()
+        if self._store is not None and not self._thread.is_alive():
+            self._store.close()
+
+    # The thread
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._round(None)
+        until = time.monotonic() + _GOODBYE_S
+        self._round(0.0)
+        while self._up and self._under_way and time.monotonic() < until:
+            self._round(until - time.monotonic())
+
+    def _round(self, patience_s: float | None) -> None:
+        with self._changed:
+            wait_s = self._until_chore_s() if patience_s is None else patience_s
+            self._changed.wait_for(lambda: self._inbox or (self._closing and patience_s is None), wait_s)
+            inbox, self._inbox = self._inbox, _Inbox()
+        try:
+            self._take(inbox)
+        except Exception:  # one thing that cannot be delivered must not end all the others
+            log.exception("something could not be delivered")
+
+    def _until_chore_s(self) -> float | None:
+        due = [s for s in (self._outbox.retry_s, self._announce_s) if s is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _take(self, inbox: _Inbox) -> None:
+        self._outbox.put(inbox.durable)
+        for chore in inbox.chores:
+            try:
+                chore()
+            except StoreError as error:
+                log.error("%s", error)
+        self._hear(inbox.news)
+        for question in inbox.asked:
+            self.answer(self._look_up(question))
+        for publication in [*inbox.due.values(), *(p for p in inbox.durable if p.retain)]:
+            if publication.retain:
+                self._retained[publication.topic] = publication
+        for publication in [*inbox.due.values(), *inbox.answers]:
+            self._publish(publication)
+        if self._up:
+            for publication in self._outbox.next(max(0, _WINDOW - len(self._under_way))):
+                self._publish(publication)
+        if self._announce_s is not None and time.monotonic() >= self._announce_s:
+            self._announce_s = None
+            self._publish_announcement()
+
+    def _hear(self, news: list[News]) -> None:
+        confirmed: list[Key] = []
+        for item in news:
+            match item:
+                case Up():
+                    self._begin_connection()
+                case Down():
+                    self._up = False
+                    self._under_way.clear()
+                    self.connected.clear()
+                case Confirmed():
+                    confirmed += self._confirmed(item)
+                case Received():
+                    self._received(item)
+        self._outbox.confirm(confirmed)
+
+    def _begin_connection(self) -> None:
+        self._up = True
+        self._under_way.clear()
+        self._outbox.rewind()
+        self._publish(Publication("status", "online", retain=True))
+        self._publish_announcement()
+        for publication in self._retained.values():
+            self._publish(publication)
+        self.connected.set()
+
+    def _publish_announcement(self) -> None:
+        """Tell Home Assistant what there is; before anything is known of the board that is nothing."""
+        info = self._retained.get("info")
+        if self._announce is not None and info is not None:
+            self._publish(self._announce(info.payload))
+
+    def _confirmed(self, news: Confirmed) -> list[Key]:
+        _, topic, key = self._under_way.pop(news.number, (0.0, "", None))
+        if news.refusal is not None and topic not in self._said_refused:
+            self._said_refused.add(topic)
+            log.warning("the broker refuses what is published to %s: %s", topic, news.refusal)
+        return [key] if key is not None and news.refusal is None else []
+
+    def _received(self, news: Received) -> None:
+        root = self._contract.root
+        if news.topic == HOME_ASSISTANT:
+            if news.payload == b"online":
+                self._announce_s = time.monotonic() + random.uniform(0, _SETTLE_S)
+            return
+        request, wrong = read_request(
+            news.topic.removeprefix(f"{root}/cmd/"),
+            news.payload,
+            root,
+            retained=news.retained,
+            reply_topic=news.reply_topic,
+            correlation=news.correlation,
+        )
+        if wrong is None and not self._ask(request):
+            wrong = "too many requests at once"
+        if wrong is not None:
+            self.answer(Reply(request, wrong))
+
+    def _look_up(self, question: AskStore) -> Reply:
+        """Do what is asked of the store."""
+        request, store = question.request, self._store
+        if store is None:
+            return Reply(request, "nothing is kept in this run")
+        try:
+            if request.verb == "resend":
+                count = store.resend(datetime.fromisoformat(request.body["since"]).timestamp())
+                self._outbox.rewind()
+                return Reply(request, None, {"count": count})
+            found = store.newest("episode", request.body.get("episode_id"))
+            if found is None:
+                return Reply(request, "there is no such episode")
+            self._outbox.put([labelled(found.publication.payload, request.body["label"])])
+            return Reply(request, None, {"episode_id": found.publication.id})
+        except StoreError as error:
+            return Reply(request, str(error))
+
+    def _publish(self, publication: Publication) -> None:
+        link = self._link
+        if link is None or not self._up or (publication.live and self._is_slow(link)):
+            return
+        topic = publication.topic if publication.absolute else f"{self._contract.root}/{publication.topic}"
+        number = link.publish(
+            topic,
+            publication.payload,
+            qos=publication.qos,
+            retain=publication.retain,
+            expiry_s=_LIVE_EXPIRY_S if publication.live else None,
+            correlation=publication.correlation,
+        )
+        if publication.qos:
+            key = publication.key if publication.durable else None
+            self._under_way[number] = time.monotonic(), topic, key
+
+    def _is_slow(self, link: Link) -> bool:
+        """Whether what is published now would arrive late."""
+        oldest_s = next(iter(self._under_way.values()))[0] if self._under_way else time.monotonic()
+        return link.is_stuck or time.monotonic() - oldest_s > _SLOW_S

@@ -1,0 +1,99 @@
+"""What must arrive: kept until the broker confirms it, on the disk where that can be, else in memory."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from services.contract import Publication
+from services.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str, int]
+
+_MOST_HELD = 10_000
+_AGAIN_S = 5.0
+
+
+class Outbox:
+    """Publications in the order in which they were told, each until it is confirmed.
+
+    They are in the store; without one, or while it cannot be written, up to 10,000 are held in memory, and written
+    as soon as they can be.
+    """
+
+    def __init__(self, store: Store | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._held: dict[Key, Publication] = {}
+        self._handed: set[Key] = set()  # of these, on this connection
+        self._at = 0  # how far the store has been handed over on this connection
+        self._again_s = 0.0
+        self._failing = False
+        self._said_lost = False
+
+    @property
+    def retry_s(self) -> float | None:
+        """When `put` is to be called again although there is nothing new; None where all is written."""
+        return self._again_s if self._held and self._store is not None else None
+
+    def put(self, publications: Iterable[Publication]) -> None:
+        """Keep these, and what could not be written before; returns when they are on the disk, if they can be."""
+        new = {p.key: p for p in publications}
+        self._held |= new
+        if self._held and self._store is not None and (new or self._clock() >= self._again_s):
+            self._write(self._store)
+        while len(self._held) > _MOST_HELD:
+            del self._held[next(iter(self._held))]
+            if not self._said_lost:
+                log.error("more than %d messages wait in memory: the oldest are lost", _MOST_HELD)
+            self._said_lost = True
+
+    def _write(self, store: Store) -> None:
+        try:
+            store.put(list(self._held.values()))
+            self._held.clear()
+            self._handed.clear()
+            if self._failing:
+                log.info("%s can be written again", store.path)
+            self._failing = False
+        except StoreError as error:
+            self._again_s = self._clock() + _AGAIN_S
+            if not self._failing:
+                log.error("%s; what happens is held in memory until it can be written", error)
+            self._failing = True
+
+    def rewind(self) -> None:
+        """Begin again with the oldest: this is another connection, or what has been confirmed is to be sent again."""
+        self._at = 0
+        self._handed.clear()
+
+    def next(self, most: int) -> list[Publication]:
+        """Return what comes next, to be published now."""
+        out: list[Publication] = []
+        if self._store is not None:
+            try:
+                stored = self._store.waiting(self._at, most)
+            except StoreError:
+                stored = []  # writing says so
+            if stored:
+                self._at = stored[-1].n
+                out = [row.publication for row in stored]
+        for key, publication in self._held.items():
+            if len(out) >= most:
+                break
+            if key not in self._handed:
+                self._handed.add(key)
+                out.append(publication)
+        return out
+
+    def confirm(self, keys: list[Key]) -> None:
+        """Note that these have arrived."""
+        for key in keys:
+            self._held.pop(key, None)
+            self._handed.discard(key)
+        if keys and self._store is not None:
+            try:
+                self._store.confirm(keys)
+            except StoreError as error:  # they will be sent again, which does no harm
+                log.debug("%s", error)

@@ -1,0 +1,295 @@
+"""The service put together: board, signal chain, motor, store, broker and screen, taken down in the right order."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dsp.reference import Calibration
+from firmware_bridge.boards import BOARDS, Board
+from firmware_bridge.brainflow_stream import PREFIX, board_of
+from firmware_bridge.bridge import UNUSED, Bridge
+from firmware_bridge.port import Port
+from services.broker import Broker, BrokerError, find_broker
+from services.clock import Clock
+from services.contract import Contract
+from services.daemon import Service, Threaded
+from services.day import Day
+from services.delivery import HOME_ASSISTANT, Delivery
+from services.haptics import Haptics
+from services.mqtt import Link
+from services.pipeline import Pipeline
+from services.recorder import Recorder
+from services.screen import LiveScreen, Screen, ScreenLog
+from services.settings import Settings, SettingsError, StoreSettings
+from services.steering import Steering, with_live
+from services.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+_REPORT_EVERY_S = 10.0
+_DAYS_KEPT = timedelta(days=8)
+
+
+def serve(
+    settings: Settings,
+    screen: Screen,
+    *,
+    simulated: bool,
+    done: Callable[[bytes], bool],
+    keeps: bool = False,
+    port: Port | None = None,
+    bridge: Bridge | None = None,
+    calibration: Calibration | None = None,
+    feels_motor: bool = True,
+    clock: Clock | None = None,
+    recorder: Recorder | None = None,
+) -> int:
+    """Run the loop with everything around it until `done`; return the exit code.
+
+    `keeps` says whether what happens is kept for good; else it is for as long as this lasts.
+    """
+    bridge = bridge or bridge_of(settings)
+    clock = clock or Clock()
+    with contextlib.ExitStack() as stack:
+        stack.callback(screen.close)
+        if settings.mqtt.enabled or not simulated:  # before the motor: its pin may be another service's
+            stack.enter_context(only_one(settings.wearer.id))
+        if isinstance(screen, LiveScreen):
+            stack.enter_context(_log_to(ScreenLog(screen)))
+        shown = Threaded(screen, "screen")
+        stack.callback(shown.close)
+        store = _store(settings, stack, keeps=keeps) if keeps or settings.mqtt.enabled else None
+        given, (settings, live) = settings, _with_what_was_changed(settings, store)
+        haptics = Haptics(settings.motor, simulated=simulated, on_change=screen.motor)
+        stack.callback(haptics.close)
+        day = clock.today()
+        pipeline = Pipeline(
+            settings,
+            calibration,
+            feels_motor=feels_motor,
+            day=Day(day.isoformat(), settings.exposure, _tally(store, day.isoformat())),
+        )
+        service = Service(
+            port or Port(settings.board.port, settings.board.baud or bridge.board.baud),
+            bridge,
+            pipeline,
+            haptics,
+            clock=clock,
+            on_board=lambda problem: shown.do(partial(screen.note, f"board: {problem or 'ok'}")),
+        )
+        if settings.cue.enabled:
+            screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
+        if keeps or settings.mqtt.enabled:
+            broker = _broker(settings, service, stack) if settings.mqtt.enabled else None
+            delivery = _add_delivery(settings, service, store, pipeline, clock)
+            stack.callback(delivery.close)
+            service.obey = Steering(given, live, pipeline, haptics, delivery.answer, delivery.keep).obey
+            if broker is not None:
+                _connect(settings, delivery, broker, screen)
+        service.sinks.append(shown)
+        if recorder is not None:
+            _add_recorder(recorder, service, lambda text: shown.do(partial(screen.note, text)), stack)
+        service.run(done)
+    return 0
+
+
+def state_folder(settings: StoreSettings) -> Path:
+    """Return where the wearer's data are kept: as set, else where systemd says, else the user's own place."""
+    if settings.folder:
+        return Path(settings.folder).expanduser()
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.partition(":")[0])
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "unshrug"
+
+
+def _store(settings: Settings, stack: contextlib.ExitStack, *, keeps: bool) -> Store | None:
+    """Open the wearer's store. Where that cannot be, cues go on without one."""
+    try:
+        if keeps:
+            folder = state_folder(settings.store)
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unshrug-")))
+        store = Store(folder / f"{settings.wearer.id}.sqlite3", settings.store.most_mib, run=os.urandom(8).hex())
+        store.forget("day/", f"day/{(date.today() - _DAYS_KEPT).isoformat()}")
+        return store
+    except (StoreError, OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        log.error("%s; cues go on, and what happens is held in memory", error)
+        return None
+
+
+def _with_what_was_changed(settings: Settings, store: Store | None) -> tuple[Settings, dict[str, Any]]:
+    """Return the settings with what was changed while an earlier run lasted, and that alone."""
+    try:
+        live = (store.kept("live") if store else None) or {}
+        changed = with_live(settings, live)
+    except (StoreError, SettingsError, ValueError, AttributeError) as error:
+        log.error("what was changed while the service ran is left out: %s", error)
+        return settings, {}
+    for key, value in live.items():
+        log.info(
+            "%s is %s, as it was set while the service ran; the settings file says %s", key, value, settings.live()[key]
+        )
+    return changed, live
+
+
+def _tally(store: Store | None, date: str) -> dict[str, Any] | None:
+    """Return what an earlier run knew of this day."""
+    try:
+        tally: dict[str, Any] | None = store.kept(f"day/{date}") if store else None
+    except (StoreError, ValueError) as error:
+        log.error("what is known of today is left out: %s", error)
+        return None
+    return tally
+
+
+def _add_delivery(
+    settings: Settings, service: Service, store: Store | None, pipeline: Pipeline, clock: Clock
+) -> Delivery:
+    """Let messages be kept and published, and requests be heard."""
+    contract = Contract(settings.wearer.id, service.stamp, service.now)
+    delivery = Delivery(contract, store, ask=service.ask)
+    service.sinks.append(delivery)
+
+    def follow_clock() -> None:
+        now, today = service.now(), clock.today().isoformat()
+        if pipeline.day.date != today:
+            pipeline.day.redate(today, _tally(store, today))
+        delivery.restate(now.wall_s - now.mono_s, known=now.known)
+
+    service.on_clock_set.append(follow_clock)
+    return delivery
+
+
+def _broker(settings: Settings, service: Service, stack: contextlib.ExitStack) -> Broker | None:
+    try:
+        broker = find_broker(settings.mqtt)
+    except BrokerError as error:
+        log.warning("%s; cues go on without MQTT", error)
+        return None
+    stack.callback(broker.close)
+    service.chores.append(broker.revive)
+    return broker
+
+
+def _connect(settings: Settings, delivery: Delivery, broker: Broker, screen: Screen) -> None:
+    root = f"unshrug/{settings.wearer.id}"
+    delivery.connect(
+        lambda hear: Link(
+            settings.mqtt,
+            broker.host,
+            broker.port,
+            client_id=f"unshrug-{settings.wearer.id}-service",
+            will=f"{root}/status",
+            topics=(f"{root}/cmd/+", HOME_ASSISTANT),
+            tell=hear,
+        )
+    )
+    whose = "started for this run" if broker.is_child else "found"
+    screen.note(f"MQTT: {broker.host}:{broker.port} ({whose}); see it from another terminal:")
+    screen.note(f"  mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{root}/#'")
+
+
+def bridge_of(settings: Settings) -> Bridge:
+    """Return the bridge for the board of the settings. Raises SettingsError."""
+    through_brainflow = settings.board.port.startswith(PREFIX)
+    board = board_of(settings.board.port) if through_brainflow else board_with(settings)
+    inputs = inputs_of(board, settings.board.channels)
+    if board.note:
+        log.warning("%s: %s", board.title, board.note)
+    if inputs and not settings.board.channels:
+        log.warning("only the first input is used; board.channels names those in use")
+    return Bridge(board, inputs)
+
+
+def board_with(settings: Settings) -> Board:
+    """Return the board of the settings, with what they add to it. Raises SettingsError."""
+    given = settings.board
+    board = BOARDS[given.kind]
+    board = replace(
+        board,
+        rate_hz=given.rate_hz or board.rate_hz,
+        uv_per_count=given.uv_per_count or board.uv_per_count,
+        adc_bits=given.adc_bits or board.adc_bits,
+    )
+    if not board.describes_itself and not board.rate_hz:
+        raise SettingsError(f"board.rate_hz: expected the rate at which {board.title} sends, in Hz")
+    if not board.describes_itself and not board.uv_per_count:
+        raise SettingsError(
+            f"board.uv_per_count: expected the µV at the electrodes that a step of {board.title} is worth"
+        )
+    return board
+
+
+def inputs_of(board: Board, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a board's inputs, in their order; without any it is the first input of several.
+
+    Raises SettingsError where the board has not got such inputs.
+    """
+    if names and all(name == UNUSED for name in names):
+        raise SettingsError(f'board.channels: expected a name for each input in use, and "{UNUSED}" for others')
+    if board.most_channels and len(names) > board.most_channels:
+        raise SettingsError(f"board.channels: {len(names)} names; {board.title} has {board.most_channels} inputs")
+    for k, (name, step) in enumerate(zip(names, board.steps, strict=False)):
+        if name != UNUSED and step != 1:
+            raise SettingsError(f"board.channels: {name!r} is on {board.label}{k + 1}; {board.note}")
+    return names or (("ch1",) if board.has_spare else ())
+
+
+def _add_recorder(
+    recorder: Recorder, service: Service, note: Callable[[str], None], stack: contextlib.ExitStack
+) -> None:
+    """Let the recorder have blocks and messages, in a thread of its own: what it cannot keep up with is a gap."""
+    kept = Threaded(recorder, "recorder", last=recorder.close)
+    due_s = _REPORT_EVERY_S
+
+    def report() -> None:
+        nonlocal due_s
+        if recorder.running_s >= due_s and recorder.error is None:
+            due_s += _REPORT_EVERY_S
+            note(recorder.summary() or "")
+
+    def close() -> None:
+        if not kept.close() and recorder.error is None:
+            recorder.error = f"{recorder.path}: writing takes too long; the end is missing"
+            log.error("%s", recorder.error)
+        if recorder.error is None and (said := recorder.summary()):
+            note(said)
+
+    stack.callback(close)
+    service.taps.append(lambda block: kept.do(partial(recorder.block, block)))
+    service.sinks.append(kept)
+    service.chores.append(report)
+
+
+class RunsAlreadyError(SettingsError):
+    """The wearer has a service."""
+
+
+@contextlib.contextmanager
+def only_one(wearer: str) -> Iterator[None]:
+    """Hold the wearer's lock: two services for one wearer would throw each other off the broker for ever."""
+    path = Path(tempfile.gettempdir(), f"unshrug-{os.getuid()}-{wearer}.lock")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunsAlreadyError(f"wearer.id: another unshrug runs for {wearer!r}; expected one per wearer") from None
+        yield
+
+
+@contextlib.contextmanager
+def _log_to(handler: logging.Handler) -> Iterator[None]:
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [handler]
+    try:
+        yield
+    finally:
+        root.handlers = before
