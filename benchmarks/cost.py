@@ -36,7 +36,8 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, PtyBoard(framed_stream(Wearer(rate_hz, channels))) as board:
         settings = Path(folder, "settings.toml")
         settings.write_text(
-            f'[wearer]\nid = "bench"\n[board]\nport = "{board.path}"\n[calibration]\nrest_uv = [3.0]\n[mqtt]\n{mqtt}\n'
+            f'[wearer]\nid = "bench"\n[board]\nport = "{board.path}"\n[calibration]\nrest_uv = [3.0]\n'
+            f'[store]\nfolder = "{folder}"\n[mqtt]\n{mqtt}\n'
         )
         began = time.monotonic()
         unshrug = Path(sys.executable).with_name("unshrug")

@@ -24,7 +24,7 @@ from firmware_bridge.bridge import Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
 from firmware_bridge.probe import choose, identify_all
 from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
-from services.broker import answers, mosquitto
+from services.broker import BrokerError, answers, find_broker, mosquitto
 from services.clock import Clock
 from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics

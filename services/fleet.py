@@ -9,7 +9,6 @@ import contextlib
 import heapq
 import multiprocessing
 import os
-import random
 import resource
 import selectors
 import signal
@@ -34,14 +33,14 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from services.broker import Broker
 from services.contract import Contract, Publication, Stamp
 from services.messages import About, Cue, Episode, Message, Tension, WearerState
-from services.settings import CalibrationSettings, MqttSettings, Settings, WearerSettings
+from services.mqtt import pause_s
+from services.settings import CalibrationSettings, MqttSettings, Settings
 
 MOST_WEARERS = 5000
 _A_PROCESS = 1000  # wearers that one process drives before there is another
 _AT_ONCE = 50  # wearers that connect, or leave, at the same time; a broker's listen queue has 100 places
 _MOST_WAITING = 50  # messages that a wearer keeps while the broker is slow or away
 _KEEP_ALIVE_S = 20
-_BACKOFF_S = (1.0, 60.0)
 _TURN_S = 1.0  # a wearer is looked after at least this often
 _LIVE_EXPIRY_S = 5
 _CONNECT_S = 60.0
@@ -416,7 +415,8 @@ class _Client:
         self._lap_s = 0.0
         self._begun = False  # the day begins when it is told to, after the connect storm
         self._mono0, self._wall0 = time.monotonic(), time.time()
-        self._contract = Contract(Settings(wearer=WearerSettings(id=name)), self._stamp)
+        self._name = name
+        self._contract = Contract(name, self._stamp, self._now)
         self._ids: dict[str, str] = {}
         self._numbers = [0, 0]
         self._waiting: set[int] = set()  # QoS 1 without an acknowledgement
@@ -465,8 +465,9 @@ class _Client:
             self._step()
             if isinstance(message, Tension) and now_s - due_s > _TURN_S:
                 self._crew.sent.held_back += 1  # this machine cannot keep up, and what is live is worth nothing late
-            elif (publication := self._make(message)) is not None:
-                self._publish(publication)
+            else:
+                for publication in self._make(message):
+                    self._publish(publication)
         return min(soon_s, due_s)
 
     def look(self) -> None:
@@ -507,9 +508,8 @@ class _Client:
         self._crew.connecting -= self._connecting
         self._crew.online -= self.online
         self._connecting = self.online = False
-        least, most = _BACKOFF_S
         self._failures += 1
-        self._connect_due_s = time.monotonic() + random.uniform(least, min(most, least * 2**self._failures))
+        self._connect_due_s = time.monotonic() + pause_s(self._failures)
 
     def _due_s(self) -> float:
         return self._mono0 + self._day.messages[self._next].at_s + self._lap_s - self._phase_s
@@ -520,21 +520,25 @@ class _Client:
             self._next = 0
             self._lap_s += self._day.seconds
             self._ids.clear()
+            self._contract = Contract(self._name, self._stamp, self._now)  # what it knows of the day so far is over
 
     def _stamp(self, board_s: float) -> Stamp:
         since_s = board_s + self._lap_s - self._phase_s
         return Stamp(self._wall0 + since_s, self._phase_s + since_s)
 
-    def _make(self, message: Message) -> Publication | None:
-        """Return what the wearer publishes; its episodes are its own, and others on another day."""
-        if isinstance(message, Episode):
+    def _now(self) -> Stamp:
+        since_s = time.monotonic() - self._mono0
+        return Stamp(self._wall0 + since_s, self._phase_s + since_s)
+
+    def _make(self, message: Message) -> list[Publication]:
+        """Return what the wearer publishes; its episodes and cues are its own, and others on another day."""
+        if isinstance(message, Episode | Cue):
             message = replace(message, id=self._id(message.id))
-        elif isinstance(message, Cue | WearerState) and message.episode_id is not None:
-            message = replace(message, episode_id=self._id(message.episode_id))
-        publication = self._contract.publication(message)
-        if publication is not None and publication.retain:
-            self._retained[publication.topic] = publication
-        return publication
+        if isinstance(message, Cue | WearerState):
+            message = replace(message, episode_id=message.episode_id and self._id(message.episode_id))
+        publications = list(self._contract.publications(message))
+        self._retained |= {p.topic: p for p in publications if p.retain}
+        return publications
 
     def _id(self, of_the_day: str) -> str:
         from services.pipeline import uuid7

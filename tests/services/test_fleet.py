@@ -69,7 +69,7 @@ def test_every_wearer_of_a_fleet_speaks_the_contract_and_leaves_nothing_behind(b
     assert roots(heard, "status", "online") == roots(heard, "status", "offline") == TWENTY
     assert roots(heard, "info") == roots(heard, "state") == roots(heard, "tension") == TWENTY
     told = [h for h in heard if h.payload and not h.topic.endswith("/status")]
-    assert all(h.body["schema"] == f"unshrug.{h.topic.rpartition('/')[2]}/1" for h in told)
+    assert all(h.body["schema"] == f"unshrug.{h.topic.split('/')[2]}/1" for h in told)
     tensions = Counter(h.topic for h in told if h.topic.endswith("/tension"))
     assert min(tensions.values()) >= 8  # 4 a second
     assert all(h.expiry_s is not None and h.qos == 0 for h in told if h.topic in tensions)
