@@ -1,10 +1,14 @@
 """What publishing costs the service, and what a broker carries: `--write` puts it into docs/delivery.md."""
 
 import contextlib
+import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,14 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.cost import measure
 from services.broker import Broker, find_broker
-from services.fleet import Report, allow_files, free_port, run_fleet
+from services.contract import Contract, Stamp
+from services.delivery import Delivery
+from services.fleet import Report, allow_files, free_port, record_day, run_fleet
+from services.messages import Episode
+from services.mqtt import Link
+from services.pipeline import uuid7
 from services.settings import MqttSettings
+from services.store import Store
 
 _PAGE = Path(__file__).parents[1] / "docs" / "delivery.md"
 _SECONDS = 20.0
@@ -23,6 +33,10 @@ _TENSION_HZ = (1.0, 4.0, 100.0)
 _ABOUT = (
     f"Measured for {_SECONDS:g} s each on one machine with two cores, which board, service, broker and consumer "
     "share (`make bench`). CPU is in % of one core, memory is resident."
+)
+_OUTAGE = (
+    "Episodes told while there is no broker: the time until all are in the store, and from the attempt to connect "
+    "until a subscriber has all of them."
 )
 _FLEET = (
     "Mosquitto with a fleet of simulated wearers (`unshrug simulate-fleet`), each a client of its own that publishes "
@@ -96,6 +110,46 @@ def fleet_row(wearers: int) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
+def outbox_row(episodes: int) -> str:
+    """Keep episodes while there is no broker; then let it come, and count until a subscriber has all of them."""
+    ended = next(m for m in record_day(1.0).messages if isinstance(m, Episode) and m.event == "ended")
+    settings, stamp = MqttSettings(), Stamp(time.time(), 0.0, known=True)
+    with tempfile.TemporaryDirectory() as folder, own_broker() as broker:
+        store = Store(Path(folder, "store.db"))
+        delivery = Delivery(Contract("bench", lambda _: stamp, lambda: stamp), store)
+        with contextlib.closing(delivery), _all_heard(broker.port, episodes) as heard:
+            began = time.perf_counter()
+            for _ in range(episodes):
+                delivery.accept(replace(ended, id=uuid7(stamp.wall_s)))
+            while len(store.waiting(0, episodes)) < episodes:
+                time.sleep(0.005)
+            kept, cpu = time.perf_counter(), time.process_time()
+            link = partial(Link, settings, broker.host, broker.port, client_id="bench", will="unshrug/bench/status")
+            delivery.connect(lambda tell: link(topics=(), tell=tell))
+            if heard.wait(60):
+                raise RuntimeError("the subscriber ended before it had everything")
+            took, cpu = time.perf_counter() - kept, time.process_time() - cpu
+    return f"| {episodes:,} | {kept - began:.2f} | {took:.2f} | {cpu:.2f} |"
+
+
+@contextlib.contextmanager
+def _all_heard(port: int, episodes: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """A subscriber in a process of its own, which ends when it has heard so many episodes."""
+    to = ["-h", "127.0.0.1", "-p", str(port), "-q", "1"]
+    subprocess.run(["mosquitto_pub", *to, "-r", "-t", "unshrug/ready", "-m", "ready"], check=True)
+    command = ["mosquitto_sub", *to, "-t", "unshrug/ready", "-t", "unshrug/bench/episode", "-C", str(episodes + 1)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()  # what is retained tells that it has subscribed
+        drain = threading.Thread(target=process.stdout.read)
+        drain.start()
+        try:
+            yield process
+        finally:
+            process.kill()
+            drain.join()
+
+
 def _late(report: Report, qos: int) -> str:
     p50, p99 = (report.delays[qos].ms(percent) for percent in (50, 99))
     return f"{p50:.1f} / {p99:.1f}"
@@ -115,6 +169,14 @@ def main() -> None:
         "| tension, Hz | messages/s | CPU, % | memory, MB |",
         "| --- | --- | --- | --- |",
         *(service_row(hz) for hz in sorted({min(hz, most) for hz in _TENSION_HZ})),
+        "",
+        "## After an outage",
+        "",
+        _OUTAGE,
+        "",
+        "| episodes | kept, s | delivered, s | CPU to deliver, s |",
+        "| --- | --- | --- | --- |",
+        outbox_row(1000),
         "",
         "## The broker",
         "",
