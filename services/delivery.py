@@ -69,6 +69,7 @@ class Delivery:
         self._under_way: dict[int, tuple[float, str, Key | None]] = {}  # by number: since when, topic, what
         self._link: Link | None = None
         self._up = False
+        self._announced = ""
         self._announce_s: float | None = None
         self._said_refused: set[str] = set()
         self.connected = threading.Event()
@@ -195,6 +196,8 @@ class Delivery:
                 self._retained[publication.topic] = publication
         for publication in [*inbox.due.values(), *inbox.answers]:
             self._publish(publication)
+        if "info" in inbox.due:
+            self._publish_announcement(again=False)
         if self._up:
             for publication in self._outbox.next(max(0, _WINDOW - len(self._under_way))):
                 self._publish(publication)
@@ -228,11 +231,15 @@ class Delivery:
             self._publish(publication)
         self.connected.set()
 
-    def _publish_announcement(self) -> None:
+    def _publish_announcement(self, *, again: bool = True) -> None:
         """Tell Home Assistant what there is; before anything is known of the board that is nothing."""
         info = self._retained.get("info")
-        if self._announce is not None and info is not None:
-            self._publish(self._announce(info.payload))
+        if self._announce is None or info is None:
+            return
+        announcement = self._announce(info.payload)
+        if again or announcement.payload != self._announced:
+            self._announced = announcement.payload
+            self._publish(announcement)
 
     def _confirmed(self, news: Confirmed) -> list[Key]:
         _, topic, key = self._under_way.pop(news.number, (0.0, "", None))

@@ -234,10 +234,6 @@ def _commands(root: str, info: dict[str, Any]) -> dict[str, Component]:
         }
     if "resume" in verbs:
         found["resume"] = _button(root, "resume", "Resume cues", "mdi:play")
-    if "calibrate" in verbs:
-        found["calibrate"] = _button(root, "calibrate", "Calibrate", "mdi:tune-vertical", action="start") | {
-            "entity_category": "config"
-        }
     if "cue-test" in verbs:
         found["cue_test"] = _button(root, "cue-test", "Cue test") | {
             "device_class": "identify",

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import tempfile
@@ -19,11 +20,12 @@ from firmware_bridge.bridge import UNUSED, Bridge
 from firmware_bridge.port import Port
 from services.broker import Broker, BrokerError, find_broker
 from services.clock import Clock
-from services.contract import Contract
+from services.contract import Contract, Publication, text_of
 from services.daemon import Service, Threaded
 from services.day import Day
 from services.delivery import HOME_ASSISTANT, Delivery
 from services.haptics import Haptics
+from services.homeassistant import discovery
 from services.mqtt import Link
 from services.pipeline import Pipeline
 from services.recorder import Recorder
@@ -89,7 +91,8 @@ def serve(
             screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
         if keeps or settings.mqtt.enabled:
             broker = _broker(settings, service, stack) if settings.mqtt.enabled else None
-            delivery = _add_delivery(settings, service, store, pipeline, clock)
+            announces = keeps and settings.mqtt.discovery
+            delivery = _add_delivery(settings, service, store, pipeline, clock, announces=announces)
             stack.callback(delivery.close)
             service.obey = Steering(given, live, pipeline, haptics, delivery.answer, delivery.keep).obey
             if broker is not None:
@@ -151,11 +154,12 @@ def _tally(store: Store | None, date: str) -> dict[str, Any] | None:
 
 
 def _add_delivery(
-    settings: Settings, service: Service, store: Store | None, pipeline: Pipeline, clock: Clock
+    settings: Settings, service: Service, store: Store | None, pipeline: Pipeline, clock: Clock, *, announces: bool
 ) -> Delivery:
     """Let messages be kept and published, and requests be heard."""
     contract = Contract(settings.wearer.id, service.stamp, service.now)
-    delivery = Delivery(contract, store, ask=service.ask)
+    announce = partial(_announcement, contract.root, settings.wearer.id) if announces else None
+    delivery = Delivery(contract, store, ask=service.ask, announce=announce)
     service.sinks.append(delivery)
 
     def follow_clock() -> None:
@@ -166,6 +170,11 @@ def _add_delivery(
 
     service.on_clock_set.append(follow_clock)
     return delivery
+
+
+def _announcement(root: str, wearer: str, info: str) -> Publication:
+    topic, body = discovery(root, wearer, json.loads(info))
+    return Publication(topic, text_of(body), retain=True, absolute=True)
 
 
 def _broker(settings: Settings, service: Service, stack: contextlib.ExitStack) -> Broker | None:

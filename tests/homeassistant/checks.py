@@ -323,7 +323,6 @@ def test_the_automation_of_the_documentation_tells_of_an_episode_once(home: Home
         ("press", "button.snooze_15_min", {}, "snooze", {"minutes": 15}),
         ("press", "button.snooze_60_min", {}, "snooze", {"minutes": 60}),
         ("press", "button.resume_cues", {}, "resume", {}),
-        ("press", "button.calibrate", {}, "calibrate", {"action": "start"}),
         ("press", "button.cue_test", {}, "cue-test", {}),
         ("turn_off", "switch.cues", {}, "set", {"key": "cue.enabled", "value": False}),
         ("turn_on", "switch.cues", {}, "set", {"key": "cue.enabled", "value": True}),
@@ -339,7 +338,6 @@ def test_the_automation_of_the_documentation_tells_of_an_episode_once(home: Home
 def test_what_is_pressed_arrives_as_a_command_that_is_accepted(
     home: Home,
     listener: Listener,
-    tmp_path: Path,
     action: str,
     entity_id: str,
     data: dict[str, object],
@@ -349,7 +347,7 @@ def test_what_is_pressed_arrives_as_a_command_that_is_accepted(
     home.press(action, entity_id, **data)
     heard = listener.wait_for(f"cmd/{verb}")
     assert (heard.qos, heard.retain, heard.body) == (1, False, body)
-    assert is_accepted(verb, heard.payload, tmp_path)
+    assert is_accepted(verb, heard.payload)
 
 
 def test_a_threshold_beyond_its_limits_is_refused_there_already(home: Home) -> None:

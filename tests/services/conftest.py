@@ -20,6 +20,8 @@ import pytest
 from gpiozero.pins.mock import MockFactory, MockPWMPin
 from numpy.typing import NDArray
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from dsp.detect import Phase, Shrug
@@ -77,6 +79,7 @@ class Heard:
     qos: int
     retain: bool
     expiry_s: int | None
+    correlation: bytes | None = None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -105,7 +108,25 @@ class Listener:
 
     def _hear(self, _: paho.Client, __: Any, m: paho.MQTTMessage) -> None:
         expiry = getattr(m.properties, "MessageExpiryInterval", None)
-        self._new.put(Heard(m.topic.removeprefix(f"{self._root}/"), m.payload.decode(), m.qos, m.retain, expiry))
+        topic, correlation = m.topic.removeprefix(f"{self._root}/"), getattr(m.properties, "CorrelationData", None)
+        self._new.put(Heard(topic, m.payload.decode(), m.qos, m.retain, expiry, correlation))
+
+    def publish(
+        self,
+        topic: str,
+        payload: str,
+        *,
+        retain: bool = False,
+        reply_topic: str | None = None,
+        correlation: bytes | None = None,
+    ) -> None:
+        """Publish as a dashboard does."""
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if reply_topic is not None:
+            properties.ResponseTopic = reply_topic
+        if correlation is not None:
+            properties.CorrelationData = correlation
+        self._client.publish(topic, payload, 1, retain, properties).wait_for_publish(5)
 
     def wait_for(
         self, topic: str, want: Callable[[Heard], object] = lambda heard: True, seconds: float = 10.0

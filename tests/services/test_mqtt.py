@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import logging
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +23,11 @@ from dsp.quality import Quality
 from dsp.reference import Verdict
 from firmware_bridge.bridge import Counts
 from services.broker import Broker, answers, find_broker, mosquitto
-from services.contract import SCHEMAS, Contract, Stamp
-from services.delivery import Delivery
+from services.contract import SCHEMAS, Contract, Publication, Stamp
+from services.delivery import HOME_ASSISTANT, Delivery
 from services.messages import (
     About,
+    AskStore,
     ChannelDay,
     ChannelState,
     ChannelTension,
@@ -32,13 +36,17 @@ from services.messages import (
     Diary,
     Episode,
     Message,
+    Reply,
+    Request,
     Tension,
     WearerState,
 )
+from services.mqtt import pause_s
 from services.requests import VERBS
 from services.settings import MqttSettings, SettingsError
 from services.store import Store
 from tests.services.conftest import LOOPBACK, Listener, eventually, free_port, link_of, listening, shrug
+from tests.services.test_broker import brokers_of
 
 WALL_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 ID = "019b76da-0000-7000-8000-000000000000"
@@ -81,7 +89,7 @@ ENDED = replace(
     STARTED, event="ended", seq=1, at_s=80.0, end_s=19.5, peak_rve=None, mean_rve=None, cued=True, end_reason="relaxed"
 )
 CUE = Cue(14.0, "given", 0, 4.0, "cue", None, ID, "019b76da-1111-7000-8000-000000000000")
-DAY = DaySummary(
+SUMMARY = DaySummary(
     60.0, "2026-01-01", 3, False, 55.04, 50.0, 1, 15.5,
     (ChannelDay("left", 50.0, 20.0, (1.0, 2.0, 30.0), None), ChannelDay("right", 0.0, None, None, None)),
     {"given": 1}, (3.0, 5.0), {"seq": 4},
@@ -303,7 +311,7 @@ def test_what_is_only_between_the_rooms_is_not_published(message: Message) -> No
     assert list(contract_of("w").publications(message)) == []
 
 
-@pytest.mark.parametrize("message", [TENSION, STATE, STARTED, ENDED, CUE, ABOUT, DAY, DIARY])
+@pytest.mark.parametrize("message", [TENSION, STATE, STARTED, ENDED, CUE, ABOUT, SUMMARY, DIARY])
 def test_every_publication_begins_with_schema_and_time(message: Message) -> None:
     publication, *_ = contract_of("w").publications(message)
     kind = publication.topic.replace("/", "_")
@@ -345,7 +353,11 @@ def test_a_dashboard_that_comes_late_gets_state_info_and_status(
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "services.mqtt" and r.levelno >= logging.WARNING]
+    return [
+        r.getMessage()
+        for r in caplog.records
+        if r.name in ("services.mqtt", "services.delivery") and r.levelno >= logging.WARNING
+    ]
 
 
 def test_without_a_broker_nothing_is_lost_but_what_is_live(wearer: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -398,12 +410,13 @@ def test_a_broker_that_goes_and_comes_back_is_one_line_each_and_gets_state_again
     assert said == [f"connected to {at}", f"{at} is gone; cues go on, and it is tried again", f"connected to {at}"]
 
 
-def receive(client: socket.socket, until: bytes) -> None:
+def receive(client: socket.socket, until: bytes) -> bytes:
     data = b""
     while until not in data:
         more = client.recv(4096)
         assert more, f"{until!r} did not come: {data!r}"
         data += more
+    return data
 
 
 def test_a_state_from_before_an_outage_does_not_replace_the_one_after_it(wearer: str) -> None:
@@ -480,15 +493,19 @@ def test_closing_without_a_broker_takes_no_more_than_a_moment(wearer: str) -> No
 
 
 @contextlib.contextmanager
-def guarded_broker(folder: Path) -> Iterator[Broker]:
-    """A Mosquitto that lets only `anna` in, whose password is `secret`."""
+def guarded_broker(folder: Path, rights: str = "") -> Iterator[Broker]:
+    """A Mosquitto that lets only `anna` in, whose password is `secret`, and allows what the rights say."""
     port, program = free_port(), mosquitto()
     assert program is not None
     passwords = folder / "passwords"
     subprocess.run(["mosquitto_passwd", "-c", "-b", str(passwords), "anna", "secret"], check=True, capture_output=True)
     config = folder / "mosquitto.conf"
     user = "user root\n" if passwords.owner() == "root" else ""
-    config.write_text(f"listener {port} {LOOPBACK}\nallow_anonymous false\npassword_file {passwords}\n{user}")
+    acl = ""
+    if rights:
+        acl = f"acl_file {folder / 'acl'}\n"
+        (folder / "acl").write_text(rights)
+    config.write_text(f"listener {port} {LOOPBACK}\nallow_anonymous false\npassword_file {passwords}\n{acl}{user}")
     child = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: answers(LOOPBACK, port))
@@ -541,3 +558,227 @@ def test_a_file_that_cannot_be_used_is_an_error_of_the_settings(
 ) -> None:
     with pytest.raises(SettingsError, match=f"mqtt.{key}: .*{tmp_path}"):
         link_of(wearer, broker, mistake(tmp_path), lambda news: None)
+
+
+def asking(listener: Listener, wearer: str, verb: str, payload: str, retain: bool = False, **how: Any) -> None:
+    listener.publish(f"unshrug/{wearer}/cmd/{verb}", payload, retain=retain, **how)
+
+
+@contextlib.contextmanager
+def obeying(broker: Broker, wearer: str, store: Store | None = None) -> Iterator[tuple[Delivery, list[Request]]]:
+    """A delivery that takes requests, up to three of them."""
+    taken: list[Request] = []
+
+    def ask(request: Request) -> bool:
+        if len(taken) < 3:
+            taken.append(request)
+            return True
+        return False
+
+    sink = Delivery(contract_of(wearer), store, ask=ask)
+    try:
+        sink.connect(partial(link_of, wearer, broker, MqttSettings()))
+        assert sink.connected.wait(5)
+        yield sink, taken
+    finally:
+        sink.close()
+
+
+def test_a_request_is_taken_and_its_answer_comes_where_it_is_wanted(
+    broker: Broker, wearer: str, listener: Listener
+) -> None:
+    with obeying(broker, wearer) as (sink, taken), listening(broker.port, f"app/{wearer}") as app:
+        asking(listener, wearer, "snooze", '{"minutes":15,"request_id":"a"}')
+        eventually(lambda: taken)
+        assert taken[0].body == {"minutes": 15, "request_id": "a"}
+        sink.answer(Reply(taken[0]))
+        reply = listener.wait_for("reply")
+        assert (reply.qos, reply.retain) == (1, False)
+        assert list(reply.body)[: len(HEAD)] == HEAD
+        assert (reply.body["verb"], reply.body["request_id"]) == ("snooze", "a")
+        assert (reply.body["result"], reply.body["error"]) == ("ok", None)
+        asking(listener, wearer, "resume", "{}", reply_topic=f"app/{wearer}/17", correlation=b"\x00\xff")
+        eventually(lambda: len(taken) == 2)
+        sink.answer(Reply(taken[1], "no", {"more": 1}))
+        answer = app.wait_for("17")
+        assert (answer.body["result"], answer.body["error"], answer.body["more"]) == ("error", "no", 1)
+        assert answer.correlation == b"\x00\xff"
+
+
+@pytest.mark.parametrize(
+    ("verb", "payload", "retain", "error"),
+    [
+        ("snooze", '{"minutes":15}', True, "retained command is refused"),
+        ("snooze", " " * 9000, False, "9000 bytes; expected 8192 at most"),
+        ("snooze", "{", False, "not a JSON object"),
+        ("reboot", "{}", False, "unknown command"),
+    ],
+)
+def test_a_request_that_is_wrong_gets_one_answer_and_has_no_effect(
+    broker: Broker, wearer: str, listener: Listener, verb: str, payload: str, retain: bool, error: str
+) -> None:
+    with obeying(broker, wearer) as (_, taken):
+        asking(listener, wearer, verb, payload, retain)
+        assert error in listener.wait_for("reply").body["error"]
+        asking(listener, wearer, "resume", "{}")
+        eventually(lambda: taken)
+        assert [request.verb for request in taken] == ["resume"]
+        if retain:
+            asking(listener, wearer, verb, "", retain)
+    assert [h.topic for h in listener.drain()].count("reply") == (2 if retain else 1)
+
+
+def test_a_command_that_was_retained_before_is_refused_at_the_start(
+    broker: Broker, wearer: str, listener: Listener
+) -> None:
+    asking(listener, wearer, "snooze", '{"minutes":720}', retain=True)
+    with obeying(broker, wearer) as (_, taken):
+        assert "retained" in listener.wait_for("reply").body["error"]
+        assert taken == []
+    listener.publish(f"unshrug/{wearer}/cmd/snooze", "", retain=True)
+
+
+def test_more_requests_than_can_be_taken_are_told_so(broker: Broker, wearer: str, listener: Listener) -> None:
+    with obeying(broker, wearer) as (_, taken):
+        for _ in range(4):
+            asking(listener, wearer, "resume", "{}")
+        assert listener.wait_for("reply").body["error"] == "too many requests at once"
+        assert len(taken) == 3
+
+
+def test_a_packet_of_a_megabyte_never_reaches_us(broker: Broker, wearer: str, listener: Listener) -> None:
+    with obeying(broker, wearer) as (sink, taken):
+        asking(listener, wearer, "snooze", "x" * 2**20)
+        asking(listener, wearer, "resume", "{}")
+        eventually(lambda: taken)
+        assert sink.connected.is_set()
+    assert "reply" not in {h.topic for h in listener.drain()}
+
+
+def test_what_has_been_kept_can_be_asked_for_and_labelled(
+    broker: Broker, wearer: str, listener: Listener, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "w.sqlite3")
+    with obeying(broker, wearer, store) as (sink, _):
+        for message in (STARTED, ENDED, CUE):
+            sink.accept(message)
+        listener.wait_for("cue")
+        eventually(lambda: store.waiting(0, 10) == [])
+        sink.answer(AskStore(Request("feedback", {"label": "deadline"})))
+        said = listener.wait_for("episode", lambda heard: heard.body["label"])
+        assert (said.body["id"], said.body["seq"], said.body["event"]) == (ID, 2, "ended")
+        assert listener.wait_for("reply").body["episode_id"] == ID
+        sink.answer(AskStore(Request("feedback", {"label": "x", "episode_id": CUE.id})))
+        assert listener.wait_for("reply").body["error"] == "there is no such episode"
+        sink.answer(AskStore(Request("resend", {"since": "2026-01-01T00:00:00Z"})))
+        assert listener.wait_for("reply").body["count"] == 4
+        eventually(lambda: [h.topic for h in listener.drain()].count("episode") == 6)
+    times = [(h.topic, h.payload) for h in listener.heard if h.topic in ("episode", "cue")]
+    assert len(set(times)) == 4, "what comes twice is the same"
+
+
+def test_home_assistant_is_told_again_when_it_has_started(broker: Broker, wearer: str, listener: Listener) -> None:
+    announced = Publication(f"ha/{wearer}/config", "{}", retain=True, absolute=True)
+    sink = Delivery(contract_of(wearer), None, announce=lambda info: announced)
+    with listening(broker.port, f"ha/{wearer}") as home:
+        try:
+            sink.connect(partial(link_of, wearer, broker, MqttSettings()))
+            assert sink.connected.wait(5)
+            sink.accept(ABOUT)
+            assert home.wait_for("config").retain
+            sink.accept(ABOUT)  # nothing that it shows has changed
+            listener.wait_for("info")
+            listener.wait_for("info")
+            assert home.drain()[1:] == []
+            listener.publish(HOME_ASSISTANT, "offline")
+            listener.publish(HOME_ASSISTANT, "online")
+            home.wait_for("config", seconds=10)
+        finally:
+            sink.close()
+
+
+def test_an_episode_that_a_kill_left_open_is_ended_at_the_next_start(
+    broker: Broker, wearer: str, listener: Listener, tmp_path: Path
+) -> None:
+    killed = Store(tmp_path / "w.sqlite3")
+    killed.put(list(contract_of(wearer).publications(STARTED)))
+    killed.close()
+    with publishing(broker, wearer, store=Store(tmp_path / "w.sqlite3")):
+        assert listener.wait_for("episode").body["event"] == "started"
+        end = listener.wait_for("episode").body
+    assert (end["event"], end["id"], end["seq"], end["end_reason"]) == ("ended", ID, 1, "interrupted")
+    with publishing(broker, wearer, store=Store(tmp_path / "w.sqlite3")) as sink:
+        assert sink.connected.wait(5)
+        sink.accept(CUE)
+        listener.wait_for("cue")
+    assert [h.topic for h in listener.drain()].count("episode") == 2
+
+
+def test_what_is_live_does_not_wait_for_a_broker_that_stands_still(wearer: str) -> None:
+    broker = find_broker(MqttSettings(port=free_port()))
+    (process,) = brokers_of(broker.port)
+    with publishing(broker, wearer) as sink, listening(broker.port, f"unshrug/{wearer}") as listener:
+        assert sink.connected.wait(5)
+        sink.accept(TENSION)
+        listener.wait_for("tension")
+        os.kill(process, signal.SIGSTOP)
+        try:
+            sink.accept(STATE)
+            until = time.monotonic() + 4
+            longest_s = 0.0
+            while time.monotonic() < until:
+                began_s = time.perf_counter()
+                sink.accept(replace(TENSION, at_s=until - time.monotonic()))
+                longest_s = max(longest_s, time.perf_counter() - began_s)
+                time.sleep(0.02)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert longest_s < 0.5
+        eventually(lambda: not sink._under_way)
+        sink.accept(replace(TENSION, at_s=99.0))
+        listener.wait_for("tension", lambda heard: heard.body["mono_s"] == 99.5)
+        told = [h.body["mono_s"] for h in listener.heard if h.topic == "tension"]
+        assert [s for s in told if s < 2.4] == [], "of the last seconds of standing still nothing comes"
+    broker.close()
+
+
+def test_a_broker_of_the_old_version_is_spoken_to_in_its_own(wearer: str) -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        server.settimeout(5)
+        port = server.getsockname()[1]
+        with publishing(Broker(LOOPBACK, port), wearer) as sink:
+            client, _ = server.accept()
+            with client:
+                assert receive(client, b"MQTT\x05")
+                client.sendall(b"\x20\x02\x00\x01")  # CONNACK of 3.1.1: unacceptable protocol version
+            client, _ = server.accept()
+            with client:
+                assert receive(client, b"MQTT\x04")
+                client.sendall(b"\x20\x02\x00\x00")
+                assert sink.connected.wait(5)
+                sink.accept(STARTED)
+                receive(client, b'"event":"started"')
+
+
+def test_pauses_grow_to_a_minute_and_are_never_the_same_for_all() -> None:
+    for failures in range(20):
+        pauses = {pause_s(failures) for _ in range(50)}
+        most = min(60.0, 2.0**failures)
+        assert all(most / 2 <= pause <= most for pause in pauses)
+        assert len(pauses) > 10
+
+
+def test_what_the_broker_refuses_is_said_once_and_stays_kept(
+    tmp_path: Path, wearer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = MqttSettings(username="anna", password_file=str(password_file(tmp_path)))
+    store = Store(tmp_path / "w.sqlite3")
+    rights = f"user anna\ntopic write unshrug/{wearer}/status\n"
+    with guarded_broker(tmp_path, rights) as broker, publishing(broker, wearer, settings, store) as sink:
+        assert sink.connected.wait(5)
+        sink.accept(STARTED)
+        sink.accept(ENDED)
+        eventually(lambda: "refuses" in caplog.text)
+        eventually(lambda: not sink._under_way)
+        assert [stored.publication.seq for stored in store.waiting(0, 9)] == [0, 1]
+    assert warnings_in(caplog) == [f"the broker refuses what is published to unshrug/{wearer}/episode: Not authorized"]

@@ -1,0 +1,125 @@
+"""A day adds up, over sessions, restarts and midnight."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dsp.chain import Levels
+from dsp.exposure import LevelHistogram, apdf, rest_pct
+from services.day import Day
+from services.messages import Cue, DaySummary, Episode, Message
+from services.pipeline import Pipeline
+from services.settings import Settings
+from tests.services.conftest import CALIBRATED, REST, SHRUG, SIGNAL, Array, blocks, samples
+
+WORKDAY = samples(
+    replace(REST, seconds=4), replace(SHRUG, seconds=13), replace(REST, seconds=70), replace(SHRUG, seconds=8),
+    replace(REST, seconds=5),
+)  # fmt: skip
+
+
+def worn(pipeline: Pipeline, values: Array = WORKDAY, start: int = 0) -> list[Message]:
+    out = [m for block in blocks(values, 1000, start=start) for m in pipeline.process(block)]
+    return out + list(pipeline.finish())
+
+
+def last(messages: Iterable[Message]) -> DaySummary:
+    return [m for m in messages if isinstance(m, DaySummary)][-1]
+
+
+def frames(messages: Iterable[Message], channel: int) -> Array:
+    return np.concatenate([m.frames_uv[channel] for m in messages if isinstance(m, Levels)])
+
+
+def test_a_day_is_what_was_told_in_it() -> None:
+    messages = worn(Pipeline(CALIBRATED))
+    day = last(messages)
+    ended = [m for m in messages if isinstance(m, Episode) and m.event == "ended"]
+    assert day.episodes == len(ended) == 2
+    assert day.tense_time_s == pytest.approx(sum((e.end_s or 0) - e.start_s for e in ended))
+    cues = [m for m in messages if isinstance(m, Cue)]
+    assert sum(day.cues.values()) == len(cues) == 3
+    assert day.cues == {"given": 1, "self_corrected": 2}
+    assert day.wear_time_s == pytest.approx(100 - 1.65, abs=0.3), "while the motor ran, nothing was measured"
+    assert day.valid_time_s <= day.wear_time_s
+    (after_s,) = day.relaxed_after_s
+    assert after_s == pytest.approx(17 - 14, abs=0.3), "cued at 14 s, relaxed at 17 s"
+    for c, channel in enumerate(day.channels):
+        assert channel.name == SIGNAL.channels[c]
+        assert channel.apdf_uv == pytest.approx(apdf(frames(messages, c)), rel=0.02)
+        limit = 80 * 0.05
+        run = Settings().exposure.rest_run(0.125)
+        assert channel.rest_pct == pytest.approx(rest_pct(frames(messages, c), limit, 0.0, run), abs=1.0)
+
+
+def test_a_day_goes_on_after_a_restart_of_the_program() -> None:
+    whole = last(worn(Pipeline(CALIBRATED)))
+    first = last(worn(Pipeline(CALIBRATED), WORKDAY[:40_000]))
+    tally = json.loads(json.dumps(first.tally))
+    second = last(worn(Pipeline(CALIBRATED, day=Day("today", CALIBRATED.exposure, tally)), WORKDAY[40_000:]))
+    assert second.seq > first.seq
+    assert (second.episodes, second.cues, second.relaxed_after_s) == (
+        whole.episodes,
+        whole.cues,
+        whole.relaxed_after_s,
+    )
+    assert second.tense_time_s == pytest.approx(whole.tense_time_s)
+    assert second.wear_time_s == pytest.approx(whole.wear_time_s, abs=1.0)
+    for a, b in zip(second.channels, whole.channels, strict=True):
+        assert a.rest_pct == pytest.approx(b.rest_pct, abs=1.5)
+        assert a.apdf_uv == pytest.approx(b.apdf_uv, rel=0.1)
+        assert a.apdf_rve is not None
+
+
+def test_numbers_of_one_day_rise_and_each_message_has_its_own() -> None:
+    messages = worn(Pipeline(CALIBRATED))
+    seqs = [m.seq for m in messages if isinstance(m, DaySummary)]
+    assert seqs == list(range(len(seqs)))
+    assert len(seqs) < 12, "it is not said all the time"
+
+
+def test_midnight_ends_a_day_and_begins_another() -> None:
+    pipeline = Pipeline(CALIBRATED, day=Day("2026-01-01", CALIBRATED.exposure))
+    before = [m for block in blocks(WORKDAY[:40_000], 1000) for m in pipeline.process(block)]
+    (final,) = pipeline.new_day("2026-01-02", 40.0)
+    assert isinstance(final, DaySummary)
+    assert (final.date, final.final, final.episodes) == ("2026-01-01", True, 1)
+    assert final.seq == last(before).seq + 1
+    after = last(worn(pipeline, WORKDAY[40_000:], 40_000))
+    assert (after.date, after.final, after.episodes, after.cues) == ("2026-01-02", False, 1, {"self_corrected": 2})
+    assert after.wear_time_s == pytest.approx(60, abs=0.5)
+
+
+def test_a_clock_that_was_wrong_gives_a_day_back_what_was_known_of_it() -> None:
+    known = last(worn(Pipeline(CALIBRATED), WORKDAY[:40_000]))
+    pipeline = Pipeline(CALIBRATED, day=Day("1970-01-01", CALIBRATED.exposure))
+    for block in blocks(WORKDAY[:10_000], 1000):
+        list(pipeline.process(block))
+    pipeline.day.redate("2026-01-02", known.tally)
+    day = last(worn(pipeline, WORKDAY[10_000:12_000], 10_000))
+    assert day.date == "2026-01-02"
+    assert day.wear_time_s == pytest.approx(known.wear_time_s + 2, abs=0.1)
+    assert day.seq >= known.seq + 1
+
+
+def test_without_a_reference_there_is_no_rest_and_no_rve() -> None:
+    day = last(worn(Pipeline(Settings())))
+    assert all(c.rest_pct is None and c.apdf_rve is None and c.apdf_uv is not None for c in day.channels)
+
+
+def test_percentiles_of_any_number_of_levels_are_within_a_percent_and_take_no_more_room() -> None:
+    levels = np.random.default_rng(1).lognormal(1.5, 1.0, 200_000)
+    levels[::7] = np.nan
+    histogram = LevelHistogram()
+    for part in np.array_split(levels, 50):
+        histogram.push(part)
+    assert histogram.apdf() == pytest.approx(apdf(levels), rel=0.01)
+    assert len(histogram.counts) < 1000
+    again = LevelHistogram(histogram.counts)
+    assert again.apdf() == histogram.apdf()
+    again.push(np.array([0.0, 1e9]))
+    assert len(again.counts) <= len(histogram.counts) + 2
+    assert LevelHistogram().apdf() is None
