@@ -31,6 +31,7 @@ lint: .venv/.dev
 bench: .venv/.dev .venv-bench/.ready mosquitto-needed
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.delivery --write
 	.venv-bench/bin/python -m benchmarks.decoding --write
 	.venv-bench/bin/python -m benchmarks.speed --write
 

@@ -1,35 +1,44 @@
 """What the service costs: CPU, memory and start-up of `unshrug run` on a board that another process plays."""
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from firmware_bridge.simulator import PtyBoard, Wearer, framed_stream
+from services.fleet import cpu_s, resident_mb
 
 _SECONDS = 30
-_TICKS = os.sysconf("SC_CLK_TCK")
+_WARM_UP_S = 5
 
 
-def cpu_s(pid: int) -> float:
-    """CPU time of a process and its threads, in s."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+@dataclass(frozen=True)
+class Cost:
+    """CPU in % of one core, memory in MB, how long until the board was heard in s, and what was counted per second."""
+
+    cpu_pct: float
+    resident_mb: float
+    grown_mb: float
+    ready_s: float
+    counted_hz: float
 
 
-def resident_mb(pid: int) -> float:
-    """Resident memory in MB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def measure(
+    rate_hz: float, channels: int, seconds: float, mqtt: str = "", count: Callable[[], int] = lambda: 0
+) -> Cost:
+    """Run the service on a simulated board, with lines for the settings' [mqtt], and return what it took.
 
-
-def measure(rate_hz: float, channels: int) -> None:
-    """Run the service on a simulated board and print what it took."""
+    `count` counts something from the start on.
+    """
     with tempfile.TemporaryDirectory() as folder, PtyBoard(framed_stream(Wearer(rate_hz, channels))) as board:
         settings = Path(folder, "settings.toml")
-        settings.write_text(f'[wearer]\nid = "bench"\n[board]\nport = "{board.path}"\n[calibration]\nrest_uv = [3.0]\n')
+        settings.write_text(
+            f'[wearer]\nid = "bench"\n[board]\nport = "{board.path}"\n[calibration]\nrest_uv = [3.0]\n'
+            f'[store]\nfolder = "{folder}"\n[mqtt]\n{mqtt}\n'
+        )
         began = time.monotonic()
         unshrug = Path(sys.executable).with_name("unshrug")
         process = subprocess.Popen(
@@ -40,22 +49,30 @@ def measure(rate_hz: float, channels: int) -> None:
             if "board: ok" in line:
                 break
         ready = time.monotonic() - began
-        time.sleep(5)
-        cpu, wall, memory = cpu_s(process.pid), time.monotonic(), resident_mb(process.pid)
-        time.sleep(_SECONDS)
-        share = 100 * (cpu_s(process.pid) - cpu) / (time.monotonic() - wall)
-        grown = resident_mb(process.pid) - memory
+        time.sleep(_WARM_UP_S)
+        cpu, wall, memory, counted = cpu_s(process.pid), time.monotonic(), resident_mb(process.pid), count()
+        time.sleep(seconds)
+        took = time.monotonic() - wall
+        cost = Cost(
+            100 * (cpu_s(process.pid) - cpu) / took,
+            memory,
+            resident_mb(process.pid) - memory,
+            ready,
+            (count() - counted) / took,
+        )
         process.terminate()
         process.communicate()
-    sys.stdout.write(
-        f"run at {rate_hz / 1000:g} kHz x {channels}, MQTT 4 Hz: {share:.1f} % of one core, {memory:.0f} MB resident "
-        f"({grown:+.1f} MB in {_SECONDS} s), board heard {ready:.2f} s after the start\n"
-    )
+    return cost
 
 
 def main() -> None:
-    measure(1000, 2)
-    measure(4000, 4)
+    for rate_hz, channels in ((1000, 2), (4000, 4)):
+        cost = measure(rate_hz, channels, _SECONDS)
+        sys.stdout.write(
+            f"run at {rate_hz / 1000:g} kHz x {channels}, MQTT 4 Hz: {cost.cpu_pct:.1f} % of one core, "
+            f"{cost.resident_mb:.0f} MB resident ({cost.grown_mb:+.1f} MB in {_SECONDS} s), "
+            f"board heard {cost.ready_s:.2f} s after the start\n"
+        )
 
 
 if __name__ == "__main__":

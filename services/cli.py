@@ -1,8 +1,10 @@
 """The command line: parse, call, print."""
 
 import argparse
+import contextlib
 import errno
 import io
+import ipaddress
 import logging
 import math
 import os
@@ -102,6 +104,22 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--units", type=_unit, choices=("counts", "uV"), default="counts")
     decode.add_argument("--uv-per-count", type=_positive, metavar="X", help="size of one count at the electrodes in µV")
 
+    fleet = commands.add_parser("simulate-fleet", help="many simulated wearers on one broker, to see what it carries")
+    fleet.add_argument("wearers", type=_wearers, metavar="N", help="how many, 1 to 5000")
+    fleet.add_argument("--seconds", type=_fleet_seconds, default=30.0, metavar="S", help="how long (default 30)")
+    fleet.add_argument("--broker", type=_this_machine, metavar="HOST", help="a broker on this machine (127.0.0.1)")
+    fleet.add_argument("--port", type=_tcp_port, metavar="PORT", help="its port (1883)")
+    fleet.add_argument(
+        "--tension-hz",
+        type=_tension_hz,
+        default=1.0,
+        metavar="HZ",
+        help="live levels per wearer and second (default 1)",
+    )
+    fleet.epilog = (
+        "Without --broker and --port it starts a Mosquitto of its own. Nothing of the fleet stays on the broker."
+    )
+
     boards = commands.add_parser("boards", help="the boards that Unshrug knows, and what answers on the ports")
     boards.add_argument("--port", metavar="PORT", help="ask this one only, a device or a pyserial URL")
 
@@ -180,6 +198,40 @@ def _speed(text: str) -> float:
     if value < 0.1:  # slower, and the board counts as silent between two samples
         raise argparse.ArgumentTypeError(f"{text}: expected 0.1 or more")
     return value
+
+
+def _wearers(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 5000):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of wearers, 1 to 5000")
+    return int(text)
+
+
+def _fleet_seconds(text: str) -> float:
+    value = _positive(text)
+    if value > 3600:
+        raise argparse.ArgumentTypeError(f"{text}: expected 3600 s or less")
+    return value
+
+
+def _tension_hz(text: str) -> float:
+    value = _positive(text)
+    if not 0.1 <= value <= 20:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0.1 to 20 Hz")
+    return value
+
+
+def _tcp_port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text}: expected a TCP port, 1 to 65535")
+    return int(text)
+
+
+def _this_machine(text: str) -> str:
+    """Take loopback only: a fleet is a load that no one else's broker should get."""
+    with contextlib.suppress(ValueError):
+        if text == "localhost" or ipaddress.ip_address(text).is_loopback:
+            return text
+    raise argparse.ArgumentTypeError(f"{text}: expected this machine (127.0.0.1, ::1 or localhost)")
 
 
 def _stretch(text: str) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from firmware_bridge.bridge import Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
 from firmware_bridge.probe import choose, identify_all
 from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
-from services.broker import answers, mosquitto
+from services.broker import BrokerError, answers, find_broker, mosquitto
 from services.clock import Clock
 from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
@@ -337,6 +337,32 @@ def boards(options: argparse.Namespace) -> int:
     return 0
 
 
+def simulate_fleet(options: argparse.Namespace) -> int:
+    """Put many simulated wearers on a broker and say what it carried."""
+    from services.fleet import FleetError, allow_files, free_port, run_fleet
+
+    own = options.broker is None and options.port is None
+    host, port = options.broker or "127.0.0.1", options.port or (free_port() if own else 1883)
+    try:
+        with contextlib.ExitStack() as stack:
+            stop = stack.enter_context(_stop_signal())
+            allow_files(options.wearers)
+            if not own and not answers(host, port):
+                raise FleetError(
+                    f"{host}:{port}: no MQTT broker answers; expected one there, or no --broker and --port"
+                )
+            broker = find_broker(replace(Settings().mqtt, broker="auto" if own else host, port=port))
+            stack.callback(broker.close)
+            whose = "a Mosquitto of its own" if broker.is_child else "found"
+            print(f"{options.wearers} simulated wearers on {host}:{port} ({whose}); Ctrl-C ends them", flush=True)
+            report = run_fleet(options.wearers, broker, options.tension_hz, options.seconds, stop)
+    except (FleetError, BrokerError) as error:
+        print(f"unshrug: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(report.lines()))
+    return int(report.lost[1] > 0 or (report.online < report.wearers and not stop.is_set()))
+
+
 def _chosen_port(settings: Settings) -> Settings:
     """Where `auto` finds more than one port, keep to the one with the wearer's board. Raises PortError."""
     found = [port.path for port in found_ports() if port.known]
@@ -438,6 +464,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "replay": replay,
     "analyze": analyze,
     "decode": decode,
+    "simulate-fleet": simulate_fleet,
     "boards": boards,
     "check": check,
 }

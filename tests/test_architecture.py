@@ -98,7 +98,6 @@ def test_services_do_not_depend_on_tests_or_benchmarks() -> None:
     ("library", "file"),
     [
         ("serial", "firmware_bridge/port.py"),
-        ("paho", "services/mqtt.py"),
         ("gpiozero", "services/haptics.py"),
         ("rich", "services/screen.py"),
         ("pyarrow", "firmware_bridge/recordings/parquet.py"),
@@ -106,6 +105,10 @@ def test_services_do_not_depend_on_tests_or_benchmarks() -> None:
 )
 def test_a_library_with_a_side_effect_is_imported_in_one_file(library: str, file: str) -> None:
     assert users_of(library) == {file}
+
+
+def test_paho_is_for_the_service_and_for_the_load_on_a_broker() -> None:
+    assert users_of("paho") == {"services/mqtt.py", "services/fleet.py"}
 
 
 def test_config_holds_no_python() -> None:
