@@ -254,6 +254,8 @@ class Delivery:
             if news.payload == b"online":
                 self._announce_s = time.monotonic() + random.uniform(0, _SETTLE_S)
             return
+        if news.retained and not news.payload:  # a retained command is taken away
+            return
         request, wrong = read_request(
             news.topic.removeprefix(f"{root}/cmd/"),
             news.payload,

@@ -182,6 +182,7 @@ class Link:
         client.will_set(self._will, "offline", qos=1, retain=True)
         client.on_socket_open = _send_at_once
         client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         settings = self._settings
@@ -202,13 +203,18 @@ class Link:
             else:
                 self._say_absent(f"the broker at {self.where} refuses: {reason}")
             return
+        if self._version is MQTTProtocolVersion.MQTTv5:
+            client.subscribe([(topic, SubscribeOptions(qos=1, retainAsPublished=True)) for topic in self._topics])
+        else:
+            client.subscribe([(topic, 1) for topic in self._topics])
+
+    def _on_subscribe(self, _: paho.Client, __: Any, ___: int, reasons: list[ReasonCode], ____: Any) -> None:
+        """Now requests are heard: only from here on there is somebody who can be called online."""
         log.info("connected to the broker at %s", self.where)
+        for topic, reason in zip(self._topics, reasons, strict=False):
+            if reason.is_failure:
+                log.warning("the broker at %s lets nobody hear %s: %s", self.where, topic, reason)
         self._said_absent = False
-        for topic in self._topics:
-            if self._version is MQTTProtocolVersion.MQTTv5:
-                client.subscribe(topic, options=SubscribeOptions(qos=1, retainAsPublished=True))
-            else:
-                client.subscribe(topic, qos=1)
         self._up = True
         self._tell(Up())
 
