@@ -92,7 +92,7 @@ def serve(
         if keeps or settings.mqtt.enabled:
             broker = _broker(settings, service, stack) if settings.mqtt.enabled else None
             announces = keeps and settings.mqtt.discovery
-            delivery = _add_delivery(settings, service, store, pipeline, clock, announces=announces)
+            delivery = add_delivery(settings, service, store, pipeline, clock, announces=announces)
             stack.callback(delivery.close)
             service.obey = Steering(given, live, pipeline, haptics, delivery.answer, delivery.keep).obey
             if broker is not None:
@@ -153,7 +153,7 @@ def _tally(store: Store | None, date: str) -> dict[str, Any] | None:
     return tally
 
 
-def _add_delivery(
+def add_delivery(
     settings: Settings, service: Service, store: Store | None, pipeline: Pipeline, clock: Clock, *, announces: bool
 ) -> Delivery:
     """Let messages be kept and published, and requests be heard."""

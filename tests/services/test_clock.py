@@ -18,10 +18,13 @@ from firmware_bridge.port import Port
 from services.clock import Clock, Steps, rfc3339
 from services.contract import Contract
 from services.daemon import Service
+from services.day import Day
 from services.haptics import Haptics
 from services.messages import Cue, Message
 from services.pipeline import Ids, Pipeline
+from services.serving import add_delivery
 from services.settings import CalibrationSettings, Settings
+from services.store import Store
 from tests.services.conftest import CALIBRATED, REST, SHRUG, samples
 
 RATE_HZ = 500.0
@@ -258,3 +261,32 @@ def test_a_clock_knows_the_date_and_goes_on(tmp_path: Path) -> None:
     assert clock.today() == date.today()
     assert isinstance(clock.synchronised(), bool)
     assert clock.mono() <= clock.mono()
+
+
+def test_what_was_kept_before_the_clock_was_set_is_put_right_before_it_is_sent(rig: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "w.sqlite3"
+    rig.pipeline.day = Day(rig.machine.today().isoformat(), CALIBRATED.exposure)
+    delivery = add_delivery(
+        CALIBRATED, rig.service, Store(path, run="this"), rig.pipeline, rig.machine, announces=False
+    )
+
+    def each(left: int) -> None:
+        if left == 300:  # the shrug is over, its episode is not
+            rig.machine.set()
+
+    rig.wear(lines_of(samples(*DAY)[::2]), 0.0, each)
+    delivery.close()
+    kept = Store(path)
+    told = [json.loads(stored.publication.payload) for stored in kept.waiting(0, 1000)]
+    kept.close()
+    episodes = [body for body in told if body["schema"] == "unshrug.episode/1"]
+    assert len(episodes) > 2
+    assert {body["clock"] for body in told} == {"synchronised"}
+    true = datetime.fromisoformat(rig.machine.true(6.0))
+    for body in episodes:
+        assert body["clock"] == "synchronised"
+        assert abs(datetime.fromisoformat(body["start"]) - true) < timedelta(seconds=0.3)
+    (cue,) = [body for body in told if body["schema"] == "unshrug.cue/1"]
+    assert abs(datetime.fromisoformat(cue["shrug_start"]) - true) < timedelta(seconds=0.3)
+    assert rig.pipeline.day.date == rig.machine.today().isoformat()
+    assert rig.pipeline.day.wear_s < 20, "the time before belongs to the day that it seemed to be"
