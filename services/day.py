@@ -136,6 +136,8 @@ class Day:
         valid = np.isfinite(levels.control_uv)
         self.wear_s += self._hop_s * int(valid.any(axis=0).sum())
         self._valid_s += self._hop_s * int(valid.all(axis=0).sum())
+        if not levels.frames_uv.shape[1]:
+            return
         for c, name in enumerate(self._names):
             channel, frames, limit = self._channels[name], levels.frames_uv[c], self._limits[c]
             channel.valid_s += self._frame_s * int(np.isfinite(frames).sum())

@@ -96,6 +96,8 @@ class Delivery:
     def accept(self, message: Message) -> None:
         """Take a message."""
         publications = list(self._contract.publications(message))
+        if not publications:
+            return
         with self._changed:
             inbox = self._inbox
             for publication in publications:
