@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 class LevelSettings:
     """The two amplitude streams: a quick one for control and display, a fine one for exposure."""
 
-    hop_s: float = parameter(0.05, "Time between two control levels.", unit="s", low=0.02, high=0.1)
+    hop_s: float = parameter(0.05, "Time between two control levels.", unit="s", low=0.01, high=0.1)
     window_s: float = parameter(0.25, "Time that one control level looks back.", unit="s", low=0.1, high=0.5)
     frame_s: float = parameter(
         0.125, "Length of one exposure frame; frames do not overlap.", unit="s", low=0.1, high=0.2
