@@ -32,6 +32,7 @@ from services.messages import (
 from services.requests import VERBS
 
 SCHEMAS = ("tension", "state", "episode", "cue", "diary", "summary_day", "info", "reply")
+RETAINED = ("status", "info", "state", "summary/day")
 TIMES = ("t", "start", "end", "shrug_start")  # what a clock that was wrong has made wrong
 
 

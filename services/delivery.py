@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from services.contract import Contract, Publication, interrupted, labelled
+from services.homeassistant import BIRTH
 from services.messages import AskStore, DaySummary, Message, Reply, Request
 from services.mqtt import Confirmed, Down, Link, News, Received, Up
 from services.outbox import Key, Outbox
@@ -17,8 +18,6 @@ from services.requests import read_request
 from services.store import Store, StoreError
 
 log = logging.getLogger(__name__)
-
-HOME_ASSISTANT = "homeassistant/status"
 
 _WINDOW = 20  # publications that the broker has not confirmed; Mosquitto takes no more at a time
 _MOST_ASKED = 100
@@ -252,7 +251,7 @@ class Delivery:
 
     def _received(self, news: Received) -> None:
         root = self._contract.root
-        if news.topic == HOME_ASSISTANT:
+        if news.topic == BIRTH:
             if news.payload == b"online":
                 self._announce_s = time.monotonic() + random.uniform(0, _SETTLE_S)
             return
