@@ -230,7 +230,8 @@ class Delivery:
         self._publish(Publication("status", "online", retain=True))
         self._publish_announcement()
         for publication in self._retained.values():
-            self._publish(publication)
+            if not self._outbox.waits(publication):  # else it comes in its turn: what is older must not come after it
+                self._publish(publication)
         self.connected.set()
 
     def _publish_announcement(self, *, again: bool = True) -> None:

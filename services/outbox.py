@@ -87,6 +87,13 @@ class Outbox:
                 out.append(publication)
         return out
 
+    def waits(self, publication: Publication) -> bool:
+        """Whether it has yet to come, in its turn."""
+        try:
+            return publication.key in self._held or (self._store is not None and self._store.waits(publication.key))
+        except StoreError:
+            return False
+
     def confirm(self, keys: list[Key]) -> None:
         """Note that these have arrived."""
         for key in keys:

@@ -164,6 +164,10 @@ class Store:
         """Return what the broker has not confirmed, in order, after a place in it. Raises StoreError."""
         return self._read("WHERE waiting AND n > ? ORDER BY n LIMIT ?", after, most)
 
+    def waits(self, key: tuple[str, str, int]) -> bool:
+        """Return whether this is kept, and the broker has not confirmed it. Raises StoreError."""
+        return bool(self._read("WHERE waiting AND topic = ? AND id = ? AND seq = ?", *key))
+
     def newest(self, topic: str, message_id: str | None = None) -> Stored | None:
         """Return what was said last on a topic, of one thing or of any."""
         of = "" if message_id is None else "AND id = ?"
