@@ -22,6 +22,7 @@ HOME_ASSISTANT = "homeassistant/status"
 
 _WINDOW = 20  # publications that the broker has not confirmed; Mosquitto takes no more at a time
 _MOST_ASKED = 100
+_ASK_S = 1.0  # so long after the last confirmation, what is live asks for one
 _SLOW_S = 2.0  # a broker that takes longer to confirm is stuck, and gets nothing that is worth nothing later
 _LIVE_EXPIRY_S = 5
 _GOODBYE_S = 1.0
@@ -69,6 +70,7 @@ class Delivery:
         self._under_way: dict[int, tuple[float, str, Key | None]] = {}  # by number: since when, topic, what
         self._link: Link | None = None
         self._up = False
+        self._confirmed_s = 0.0
         self._announced = ""
         self._announce_s: float | None = None
         self._said_refused: set[str] = set()
@@ -212,6 +214,7 @@ class Delivery:
         for item in news:
             match item:
                 case Up():
+                    self._confirmed_s = time.monotonic()
                     self._begin_connection()
                 case Down():
                     self._up = False
@@ -245,7 +248,10 @@ class Delivery:
             self._publish(announcement)
 
     def _confirmed(self, news: Confirmed) -> list[Key]:
-        _, topic, key = self._under_way.pop(news.number, (0.0, "", None))
+        if news.number not in self._under_way:  # what asks for no confirmation is told as soon as it is on its way
+            return []
+        self._confirmed_s = time.monotonic()
+        _, topic, key = self._under_way.pop(news.number)
         if news.refusal is not None and topic not in self._said_refused:
             self._said_refused.add(topic)
             log.warning("the broker refuses what is published to %s: %s", topic, news.refusal)
@@ -297,15 +303,18 @@ class Delivery:
         if len(self._under_way) >= _MOST_ASKED and not (publication.retain or publication.durable):
             return  # answers that nobody confirms
         topic = publication.topic if publication.absolute else f"{self._contract.root}/{publication.topic}"
+        qos = publication.qos
+        if publication.live and not self._under_way and time.monotonic() - self._confirmed_s > _ASK_S:
+            qos = 1  # or nothing would tell that the broker stands still
         number = link.publish(
             topic,
             publication.payload,
-            qos=publication.qos,
+            qos=qos,
             retain=publication.retain,
             expiry_s=_LIVE_EXPIRY_S if publication.live else None,
             correlation=publication.correlation,
         )
-        if publication.qos:
+        if qos:
             key = publication.key if publication.durable else None
             where = topic if publication.retain or not publication.absolute else "where a request wants its answer"
             self._under_way[number] = time.monotonic(), where, key
