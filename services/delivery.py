@@ -34,6 +34,7 @@ class _Inbox:
     """What others have handed over."""
 
     durable: list[Publication] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
     due: dict[str, Publication] = field(default_factory=dict)  # the newest of each topic
     answers: list[Publication] = field(default_factory=list)
     asked: list[AskStore] = field(default_factory=list)
@@ -41,7 +42,7 @@ class _Inbox:
     chores: list[Callable[[], None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.durable or self.due or self.answers or self.asked or self.news or self.chores)
+        return any((self.durable, self.values, self.due, self.answers, self.asked, self.news, self.chores))
 
 
 class Delivery:
@@ -109,9 +110,9 @@ class Delivery:
                     inbox.durable.append(publication)
                 else:
                     inbox.due[publication.topic] = publication
+            if isinstance(message, DaySummary):  # kept together, so that no `seq` is used twice
+                inbox.values[f"day/{message.date}"] = message.tally
             self._changed.notify()
-        if isinstance(message, DaySummary):
-            self.keep(f"day/{message.date}", message.tally)
 
     def answer(self, answer: Reply | AskStore) -> None:
         """Take the answer to a request, or the request where the answer is in the store."""
@@ -132,9 +133,9 @@ class Delivery:
 
     def keep(self, key: str, value: Any) -> None:
         """Keep a value for the next start."""
-        store = self._store
-        if store is not None:
-            self._later(lambda: store.keep(key, value))
+        with self._changed:
+            self._inbox.values[key] = value
+            self._changed.notify()
 
     def restate(self, ahead_s: float, *, known: bool) -> None:
         """Say again what is retained, and put right what was kept: the clock was set, so far ahead of its start."""
@@ -143,12 +144,9 @@ class Delivery:
                 self.accept(message)
         store = self._store
         if store is not None:
-            self._later(lambda: store.correct(ahead_s, known=known))
-
-    def _later(self, chore: Callable[[], None]) -> None:
-        with self._changed:
-            self._inbox.chores.append(chore)
-            self._changed.notify()
+            with self._changed:
+                self._inbox.chores.append(lambda: store.correct(ahead_s, known=known))
+                self._changed.notify()
 
     def close(self) -> None:
         """Keep what came last, publish what can be published in a second, and say goodbye."""
@@ -186,7 +184,7 @@ class Delivery:
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _take(self, inbox: _Inbox) -> None:
-        self._outbox.put(inbox.durable)
+        self._outbox.put(inbox.durable, inbox.values)
         for chore in inbox.chores:
             try:
                 chore()

@@ -6,10 +6,11 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from services.contract import Publication, shifted
@@ -123,8 +124,11 @@ class Store:
             raise StoreError(f"{self.path}: {again}") from None
         log.error("%s is damaged (%s); it was set aside as %s, and a new one begun", self.path, error, aside.name)
 
-    def put(self, publications: Sequence[Publication]) -> None:
-        """Keep durable publications, all or none; one that is kept already stays as it is. Raises StoreError."""
+    def put(self, publications: Sequence[Publication], values: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Keep durable publications, and values that belong to them, all or none; see `keep`. Raises StoreError.
+
+        A publication that is kept already stays as it is.
+        """
         with self._writing():
             for p in publications:
                 if p.retain:  # only the newest counts
@@ -134,6 +138,8 @@ class Store:
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO NOTHING",
                     self._row(p),
                 )
+            for key, value in values.items():
+                self._keep(key, value)
             self._make_room()
 
     def _row(self, p: Publication) -> tuple[Any, ...]:
@@ -211,10 +217,13 @@ class Store:
     def keep(self, key: str, value: Any) -> None:
         """Keep a value that JSON can hold; None forgets it."""
         with self._writing():
-            if value is None:
-                self._db.execute("DELETE FROM kept WHERE key = ?", (key,))
-            else:
-                self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, json.dumps(value)))
+            self._keep(key, value)
+
+    def _keep(self, key: str, value: Any) -> None:
+        if value is None:
+            self._db.execute("DELETE FROM kept WHERE key = ?", (key,))
+        else:
+            self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, json.dumps(value)))
 
     def forget(self, since: str, before: str) -> None:
         """Forget the values whose keys lie in this range."""
