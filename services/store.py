@@ -40,10 +40,13 @@ _MIGRATIONS = (
     """,
 )
 
-# What matters least goes first: of an episode its end says everything, and the wearer's own words come last.
+# What matters least goes first: of an episode its end says everything, and the wearer's own words come last. Only what
+# was said last of an open episode stays longer: its end is made of it should the program be killed.
 _LEAST = """
     SELECT n FROM message ORDER BY
-      CASE WHEN event = 'updated' THEN waiting
+      CASE WHEN event IN ('started', 'updated') AND NOT EXISTS (SELECT 1 FROM message AS later
+             WHERE later.topic = message.topic AND later.id = message.id AND later.seq > message.seq) THEN 7
+           WHEN event = 'updated' THEN waiting
            WHEN topic = 'diary' THEN 6
            WHEN NOT waiting THEN 2
            WHEN event = 'started' THEN 3
