@@ -46,7 +46,7 @@ from services.messages import (
     WearerState,
 )
 from services.pipeline import Pipeline, uuid7
-from services.requests import VERBS, schema
+from services.requests import VERBS, read_request, schema
 from services.screen import make_screen
 from services.serving import _announcement, _connect
 from services.settings import MqttSettings, Settings, WearerSettings
@@ -471,6 +471,19 @@ def test_every_verb_is_in_the_document_with_its_payload_and_its_reply() -> None:
     for address, operation in commands.items():
         assert payload_of(operation) == schema(f"cmd_{address.rpartition('/')[2]}")
         assert operation["reply"]["channel"]["address"] == "unshrug/{wearer}/reply"
+
+
+def test_the_manual_has_every_topic_and_verb_and_its_commands_are_obeyed() -> None:
+    manual = (ROOT / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+)` \| (\d) \| (yes|no) \|", manual, re.MULTILINE)
+    sent = {a: of["bindings"]["mqtt"] for a, of in operations("send").items() if a.startswith("unshrug/")}
+    assert {(f"unshrug/w/{topic}", int(qos), retained == "yes") for topic, qos, retained in rows} == {
+        (address, of["qos"], of["retain"]) for address, of in sent.items()
+    }
+    assert sorted(re.findall(r"\(\.\./services/schemas/cmd_([\w-]+)\.json\)", manual)) == sorted(VERBS)
+    commands = re.findall(r"^ +mosquitto_pub .*/cmd/([\w-]+) -m '(.*)'$", manual, re.MULTILINE)
+    assert {verb for verb, _ in commands} == set(VERBS)
+    assert [wrong for verb, text in commands if (wrong := read_request(verb, text.encode(), "unshrug/w")[1])] == []
 
 
 def text_at(data: bytes, at: int) -> tuple[str, int]:
