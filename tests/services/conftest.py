@@ -177,7 +177,7 @@ class Listener:
             except queue.Empty:
                 pytest.fail(f"nothing wanted on {topic}; heard {[(h.topic, h.payload[:200]) for h in self.heard[-9:]]}")
             self.heard.append(heard)
-            assert self.wrong == []
+            self.check()
             if heard.topic == topic and want(heard):
                 return heard
 
@@ -191,7 +191,12 @@ class Listener:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
-        assert self.wrong == []
+        self.check()
+
+    def check(self) -> None:
+        """Fail when something that was heard breaks its schema."""
+        if self.wrong:
+            pytest.fail("\n".join(self.wrong))
 
 
 @contextlib.contextmanager
