@@ -5,6 +5,7 @@
 # make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
 # make accuracy   what is found, and what is not, beside other detectors: writes docs/accuracy.md
 # make firmware   build the board's program (CHANNELS=4 and other options)   make test-firmware   run it in an emulator
+# make test-asyncapi   what AsyncAPI's own parser makes of docs/asyncapi.yaml (needs Node.js 18; 60 MB from npm)
 # make test-homeassistant   what Home Assistant makes of us, in a real one (1 GB to install; needs Python 3.13)
 # make bench-heavy   the speed part with everything: all lengths, LibEMG too (1.2 GB to install), a day of text
 
@@ -13,7 +14,7 @@ SECONDS ?= 110
 BIN := .venv/bin
 
 .PHONY: demo test fuzz chaos lint bench bench-heavy accuracy picture mosquitto-wanted mosquitto-needed clean
-.PHONY: firmware test-firmware test-homeassistant avr-needed emulator-needed
+.PHONY: firmware test-firmware test-homeassistant test-asyncapi avr-needed emulator-needed
 
 demo: .venv/.runtime mosquitto-wanted
 	$(BIN)/unshrug demo $(if $(filter-out 0,$(SECONDS)),--seconds $(SECONDS))
@@ -60,6 +61,9 @@ test-firmware: .venv/.dev avr-needed emulator-needed
 test-homeassistant: .venv-homeassistant/.ready mosquitto-needed
 	.venv-homeassistant/bin/python -m pytest -W ignore::DeprecationWarning tests/homeassistant/checks.py
 
+test-asyncapi: .venv-asyncapi/.ready
+	NODE_PATH=.venv-asyncapi/node_modules node tests/asyncapi.cjs docs/asyncapi.yaml
+
 .venv/.runtime: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Unshrug needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
@@ -91,6 +95,11 @@ test-homeassistant: .venv-homeassistant/.ready mosquitto-needed
 	.venv-homeassistant/bin/python -m pip install --quiet --editable . --group homeassistant
 	@touch $@
 
+.venv-asyncapi/.ready:
+	@command -v npm >/dev/null || { echo "AsyncAPI's parser needs Node.js with npm: install nodejs and npm"; exit 1; }
+	npm install --silent --no-audit --no-fund --prefix .venv-asyncapi @asyncapi/parser@3.6.3
+	@touch $@
+
 # Cues work without a broker, so a demonstration goes on without one; the tests do not.
 mosquitto-wanted:
 	@$(MAKE) --no-print-directory mosquitto-needed || echo "Going on without MQTT."
@@ -119,4 +128,4 @@ emulator-needed:
 	    apt-get install -q -y --no-install-recommends libsimavr-dev libelf-dev gcc libc6-dev; }
 
 clean:
-	rm -rf .venv .venv-bench .venv-bench-heavy .venv-homeassistant dist firmware_bridge/firmware/build
+	rm -rf .venv .venv-bench .venv-bench-heavy .venv-homeassistant .venv-asyncapi dist firmware_bridge/firmware/build

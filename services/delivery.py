@@ -195,8 +195,10 @@ class Delivery:
         for publication in [*inbox.due.values(), *(p for p in inbox.durable if p.retain)]:
             if publication.retain:
                 self._retained[publication.topic] = publication
+        slow = self._is_slow()  # asked once: what is published here is not on its way before the next one is
         for publication in [*inbox.due.values(), *inbox.answers]:
-            self._publish(publication)
+            if not (slow and publication.live):
+                self._publish(publication)
         if "info" in inbox.due:
             self._publish_announcement(again=False)
         if self._up:
@@ -295,13 +297,14 @@ class Delivery:
 
     def _publish(self, publication: Publication) -> None:
         link = self._link
-        if link is None or not self._up or (publication.live and self._is_slow(link)):
+        if link is None or not self._up:
             return
         if len(self._under_way) >= _MOST_ASKED and not (publication.retain or publication.durable):
             return  # answers that nobody confirms
         topic = publication.topic if publication.absolute else f"{self._contract.root}/{publication.topic}"
         qos = publication.qos
-        if publication.live and not self._under_way and time.monotonic() - self._confirmed_s > _ASK_S:
+        quiet_s = time.monotonic() - self._confirmed_s
+        if publication.live and link.expires and not self._under_way and quiet_s > _ASK_S:
             qos = 1  # or nothing would tell that the broker stands still
         number = link.publish(
             topic,
@@ -316,7 +319,8 @@ class Delivery:
             where = topic if publication.retain or not publication.absolute else "where a request wants its answer"
             self._under_way[number] = time.monotonic(), where, key
 
-    def _is_slow(self, link: Link) -> bool:
+    def _is_slow(self) -> bool:
         """Whether what is published now would arrive late."""
+        stuck = self._link is not None and self._link.is_stuck
         oldest_s = next(iter(self._under_way.values()))[0] if self._under_way else time.monotonic()
-        return link.is_stuck or time.monotonic() - oldest_s > _SLOW_S
+        return stuck or time.monotonic() - oldest_s > _SLOW_S

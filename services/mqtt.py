@@ -118,6 +118,11 @@ class Link:
         return info.mid
 
     @property
+    def expires(self) -> bool:
+        """Whether the broker throws away what it could not deliver in time."""
+        return self._version is MQTTProtocolVersion.MQTTv5
+
+    @property
     def is_stuck(self) -> bool:
         """Whether the last publication without confirmation is not even on its way."""
         live = self._live

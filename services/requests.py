@@ -1,6 +1,7 @@
 """What may be asked of the service from outside, and how a request is read: what is not right has no effect."""
 
 import json
+import re
 from datetime import date, datetime
 from functools import cache
 from importlib.resources import files
@@ -14,6 +15,7 @@ VERBS = ("snooze", "resume", "cue-test", "feedback", "diary", "set", "resend")
 MOST_BYTES = 8192
 
 _MOST_TOPIC = 200
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _SHOWN = 40
 
 
@@ -40,6 +42,7 @@ def read_request(
         return nothing, f"unknown command; expected {', '.join(VERBS)}"
     try:
         body = json.loads(payload.decode(), parse_constant=_no_number)
+        json.dumps(body, ensure_ascii=False).encode()  # half a character, which JSON can escape, cannot be kept
     except (ValueError, RecursionError) as error:
         return nothing, f"not a JSON object: {str(error)[:_SHOWN]}"
     if not isinstance(body, dict):
@@ -74,11 +77,12 @@ def _validator(verb: str) -> Any:
 
 
 def _is_time(text: str) -> bool:
-    """Whether it is a point in time: with an offset, and on a day that there was."""
+    """Whether it is a point in time as others read it too (RFC 3339), with an offset, and on a day that there was."""
     try:
-        return datetime.fromisoformat(text).tzinfo is not None
+        datetime.fromisoformat(text)
     except ValueError:
         return False
+    return _RFC3339.fullmatch(text) is not None
 
 
 def _is_date(text: str) -> bool:

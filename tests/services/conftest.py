@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import fastjsonschema
 import gpiozero
 import numpy as np
 import paho.mqtt.client as paho
@@ -28,10 +30,12 @@ from dsp.detect import Phase, Shrug
 from firmware_bridge.blocks import SampleBlock, Signal
 from firmware_bridge.simulator import REFERENCE_UV, REST_UV, Activity, Wearer
 from services.broker import Broker, find_broker
+from services.contract import SCHEMAS
 from services.daemon import Service
 from services.homeassistant import BIRTH
 from services.messages import Message
 from services.mqtt import Link, News
+from services.requests import schema
 from services.settings import CalibrationSettings, MqttSettings, Settings
 
 Array = NDArray[np.float64]
@@ -78,6 +82,27 @@ def broker() -> Iterator[Broker]:
     found.close()
 
 
+@cache
+def _checked(kind: str) -> Callable[[Any], Any]:
+    check: Callable[[Any], Any] = fastjsonschema.compile(schema(kind))
+    return check
+
+
+def validate(topic: str, payload: str) -> None:
+    """Hold what a service publishes to the schema of its topic; what is taken away, and other topics, pass.
+
+    Raises ValueError.
+    """
+    of = topic.split("/")
+    if of[0] != "unshrug" or not payload:
+        return
+    kind = "_".join(of[2:]).removesuffix("_slow")
+    if kind == "status" and payload not in ("online", "offline"):
+        raise ValueError(f"{payload} is neither online nor offline")
+    if kind in SCHEMAS:
+        _checked(kind)(json.loads(payload))
+
+
 @dataclass(frozen=True)
 class Heard:
     """A message as it reached another client; `topic` is below the root."""
@@ -96,10 +121,11 @@ class Heard:
 
 
 class Listener:
-    """Another MQTT client, such as a dashboard: it hears everything below a root."""
+    """Another MQTT client, such as a dashboard: it hears everything below a root, and minds what breaks its schema."""
 
     def __init__(self, port: int, root: str) -> None:
         self.heard: list[Heard] = []
+        self.wrong: list[str] = []
         self._root = root
         self._new: queue.Queue[Heard] = queue.Queue()
         self._ready = threading.Event()
@@ -115,6 +141,10 @@ class Listener:
         client.subscribe(f"{self._root}/#", options=SubscribeOptions(qos=1, retainAsPublished=True))
 
     def _hear(self, _: paho.Client, __: Any, m: paho.MQTTMessage) -> None:
+        try:
+            validate(m.topic, m.payload.decode())
+        except ValueError as error:
+            self.wrong.append(f"{m.topic}: {error} in {m.payload!r:.500}")
         expiry = getattr(m.properties, "MessageExpiryInterval", None)
         topic, correlation = m.topic.removeprefix(f"{self._root}/"), getattr(m.properties, "CorrelationData", None)
         self._new.put(Heard(topic, m.payload.decode(), m.qos, m.retain, expiry, correlation))
@@ -147,6 +177,7 @@ class Listener:
             except queue.Empty:
                 pytest.fail(f"nothing wanted on {topic}; heard {[(h.topic, h.payload[:200]) for h in self.heard[-9:]]}")
             self.heard.append(heard)
+            self.check()
             if heard.topic == topic and want(heard):
                 return heard
 
@@ -160,6 +191,12 @@ class Listener:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self.check()
+
+    def check(self) -> None:
+        """Fail when something that was heard breaks its schema."""
+        if self.wrong:
+            pytest.fail("\n".join(self.wrong))
 
 
 @contextlib.contextmanager
