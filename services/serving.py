@@ -77,7 +77,7 @@ def serve(
             settings,
             calibration,
             feels_motor=feels_motor,
-            day=Day(day.isoformat(), settings.exposure, _tally(store, day.isoformat())),
+            day=Day(day.isoformat(), settings.exposure, _tally(store, day.isoformat(), settings)),
         )
         service = Service(
             port or Port(settings.board.port, settings.board.baud or bridge.board.baud),
@@ -143,12 +143,13 @@ def _with_what_was_changed(settings: Settings, store: Store | None) -> tuple[Set
     return changed, live
 
 
-def _tally(store: Store | None, date: str) -> dict[str, Any] | None:
-    """Return what an earlier run knew of this day."""
+def _tally(store: Store | None, date: str, settings: Settings) -> dict[str, Any] | None:
+    """Return what an earlier run knew of this day, None where that is nothing, or nothing that can be used."""
     try:
         tally: dict[str, Any] | None = store.kept(f"day/{date}") if store else None
-    except (StoreError, ValueError) as error:
-        log.error("what is known of today is left out: %s", error)
+        Day(date, settings.exposure, tally)
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.error("what is known of today is left out: %r", error)
         return None
     return tally
 
@@ -165,7 +166,7 @@ def add_delivery(
     def follow_clock() -> None:
         now, today = service.now(), clock.today().isoformat()
         if pipeline.day.date != today:
-            pipeline.day.redate(today, _tally(store, today))
+            pipeline.day.redate(today, _tally(store, today, settings))
         delivery.restate(now.wall_s - now.mono_s, known=now.known)
 
     service.on_clock_set.append(follow_clock)
