@@ -1,6 +1,7 @@
 # make demo   set up and show the whole product with a simulated wearer (SECONDS=0: until Ctrl-C)
 # make test   set up and run all checks and tests
 # make fuzz   damage streams of every kind of board at random for SECONDS=60 and see what must hold (SEED=1: repeat)
+# make chaos   kill broker, service and network at random and see that nothing is lost (ROUNDS=50 SEED=1)
 # make lint   ruff and mypy only        make bench   measure        make picture   draw the README's picture anew
 # make accuracy   what is found, and what is not, beside other detectors: writes docs/accuracy.md
 # make firmware   build the board's program (CHANNELS=4 and other options)   make test-firmware   run it in an emulator
@@ -12,7 +13,7 @@ PYTHON ?= python3
 SECONDS ?= 110
 BIN := .venv/bin
 
-.PHONY: demo test fuzz lint bench bench-heavy accuracy picture mosquitto-wanted mosquitto-needed clean
+.PHONY: demo test fuzz chaos lint bench bench-heavy accuracy picture mosquitto-wanted mosquitto-needed clean
 .PHONY: firmware test-firmware test-homeassistant test-asyncapi avr-needed emulator-needed
 
 demo: .venv/.runtime mosquitto-wanted
@@ -23,6 +24,9 @@ test: lint mosquitto-needed avr-needed emulator-needed
 
 fuzz: .venv/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(if $(filter file,$(origin SECONDS)),60,$(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+chaos: .venv/.dev mosquitto-needed
+	CHAOS_ROUNDS=$(or $(ROUNDS),50) CHAOS_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -q -s -o timeout=0 tests/services/test_chaos.py
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

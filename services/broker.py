@@ -17,6 +17,7 @@ _LOOPBACK = "127.0.0.1"
 _START_S = 5.0
 _END_S = 2.0
 _AGAIN_S = 2.0
+_PREFIX = "unshrug-broker-"
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +111,25 @@ def answers(host: str, port: int) -> bool | None:
         return None
 
 
+def _tidy() -> None:
+    """Remove what brokers of ours have left whose program was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(Path(folder, "pid").read_text())
+            if folder.stat().st_uid == os.geteuid() and not _runs(pid, folder):
+                shutil.rmtree(folder)
+
+
+def _runs(pid: int, folder: Path) -> bool:
+    try:
+        return str(folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def _start(program: str, port: int) -> Broker:
-    folder = tempfile.mkdtemp(prefix="unshrug-broker-")
+    _tidy()
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
     config = Path(folder, "mosquitto.conf")
     # As root, Mosquitto would become another user, which cancels its ending with its parent.
     user = "user root\n" if os.geteuid() == 0 else ""
@@ -125,13 +143,15 @@ def _start(program: str, port: int) -> Broker:
 
     def start() -> subprocess.Popen[bytes]:
         with said.open("wb") as stderr:
-            return subprocess.Popen(
+            child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,  # Ctrl-C is for us; the broker has to carry our goodbye
             )
+        Path(folder, "pid").write_text(str(child.pid))
+        return child
 
     broker = Broker(_LOOPBACK, port, start, folder)
     until = time.monotonic() + _START_S

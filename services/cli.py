@@ -123,16 +123,47 @@ def _parser() -> argparse.ArgumentParser:
     boards = commands.add_parser("boards", help="the boards that Unshrug knows, and what answers on the ports")
     boards.add_argument("--port", metavar="PORT", help="ask this one only, a device or a pyserial URL")
 
+    _mqtt(commands)
+
     check = commands.add_parser("check", help="a doctor for settings, broker, port, motor, permissions and clock")
     _settings(check)
     return parser
 
 
-def _settings(parser: argparse.ArgumentParser) -> None:
+def _mqtt(commands: Any) -> None:
+    mqtt = commands.add_parser("mqtt", help="a broker for real use, and what Home Assistant is told")
+    whats = mqtt.add_subparsers(dest="what", required=True, metavar="WHAT")
+    setup = whats.add_parser(
+        "setup", help="write users, rights, encryption and a configuration for Mosquitto; what is there stays"
+    )
+    _config(setup)
+    setup.add_argument(
+        "--dir", type=Path, metavar="DIR",
+        help="where (default: /etc/unshrug/broker for root, else ~/.config/unshrug/broker)",
+    )  # fmt: skip
+    setup.add_argument(
+        "--wearer", action="append", default=[], metavar="ID", help="who wears; again for each (default: the settings')"
+    )
+    setup.add_argument(
+        "--host", action="append", default=[], metavar="NAME",
+        help="a name or address that the broker is reached by; again for each (default: this machine's)",
+    )  # fmt: skip
+    setup.add_argument("--bind", metavar="ADDRESS", help="listen on this address of the network only (default: all)")
+    setup.add_argument("--websocket", type=_tcp_port, metavar="PORT", help="encrypted WebSockets too, for pages")
+    setup.add_argument("--renew", action="store_true", help="make a new certificate for the broker")
+    forget = whats.add_parser("forget", help="take the wearer away from Home Assistant and off the broker")
+    _config(forget)
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE",
         help="settings (default: ~/.config/unshrug/unshrug.toml, else /etc/unshrug/unshrug.toml, else the defaults)",
     )  # fmt: skip
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    _config(parser)
     parser.add_argument("--port", metavar="PORT", help="auto, usb:VID:PID[:SERIAL], a device or a pyserial URL")
     parser.add_argument("--board", metavar="NAME", help="which board; see `unshrug boards`")
 

@@ -26,18 +26,21 @@ from firmware_bridge.probe import choose, identify_all
 from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
 from services.broker import BrokerError, answers, find_broker, mosquitto
 from services.clock import Clock
+from services.contract import RETAINED
 from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
+from services.homeassistant import topic_of
+from services.mqtt import visit
 from services.recorder import Recorder, default_name
 from services.screen import make_screen
 from services.serving import RunsAlreadyError, board_with, inputs_of, only_one, serve
-from services.settings import Settings, SettingsError, load_settings
+from services.settings import MqttSettings, Settings, SettingsError, is_local, load_settings
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 65536
 
-FAILURES = (SettingsError, RecordingError, PortError, SignalError, DecodingError, BrainflowError)
+FAILURES = (SettingsError, BrokerError, RecordingError, PortError, SignalError, DecodingError, BrainflowError)
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -363,6 +366,38 @@ def simulate_fleet(options: argparse.Namespace) -> int:
     return int(report.lost[1] > 0 or (report.online < report.wearers and not stop.is_set()))
 
 
+def mqtt(options: argparse.Namespace) -> int:
+    """Do what `unshrug mqtt WHAT` asks for."""
+    return {"setup": _set_up_broker, "forget": _forget}[options.what](options)
+
+
+def _set_up_broker(options: argparse.Namespace) -> int:
+    from services.broker_setup import Wanted, set_up
+
+    home = Path("/etc/unshrug") if os.geteuid() == 0 else _config_home() / "unshrug"
+    wearers = tuple(options.wearer) or (_load(options).wearer.id,)
+    wanted = Wanted(wearers, tuple(options.host), options.bind, options.websocket, options.renew)
+    print("\n".join(set_up((options.dir or home / "broker").absolute(), wanted)))
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    """Remove what is retained of the wearer on the broker, so that Home Assistant has no such device any more."""
+    settings = _load(options)
+    wearer, host = settings.wearer.id, _broker_host(settings.mqtt)
+    kept = [f"unshrug/{wearer}/{topic}" for topic in RETAINED]
+    with only_one(wearer):  # a service that runs would publish all of it again
+        wrong = visit(settings.mqtt, host, settings.mqtt.port, [topic_of(wearer), *kept])
+    if wrong is not None:
+        raise BrokerError(f"{host}:{settings.mqtt.port}: {wrong}")
+    print(f"{wearer} is removed from {host}:{settings.mqtt.port}, and with that from Home Assistant")
+    return 0
+
+
+def _broker_host(mqtt: MqttSettings) -> str:
+    return "127.0.0.1" if mqtt.broker == "auto" else mqtt.broker
+
+
 def _chosen_port(settings: Settings) -> Settings:
     """Where `auto` finds more than one port, keep to the one with the wearer's board. Raises PortError."""
     found = [port.path for port in found_ports() if port.known]
@@ -430,25 +465,35 @@ def _check_broker(settings: Settings) -> tuple[str, str, str]:
     mqtt = settings.mqtt
     if not mqtt.enabled:
         return "ok", "broker", "MQTT is off in the settings"
-    host = "127.0.0.1" if mqtt.broker == "auto" else mqtt.broker
-    answer = answers(host, mqtt.port)
-    if answer:
-        return "ok", "broker", f"{host}:{mqtt.port} answers"
-    if mqtt.broker == "auto" and answer is None and mosquitto():
-        return "ok", "broker", "none runs; Mosquitto will be started"
-    return "FAIL", "broker", f"no MQTT broker answers at {host}:{mqtt.port}; sudo apt install mosquitto"
+    host = _broker_host(mqtt)
+    if mqtt.broker == "auto" and answers(host, mqtt.port) is None:
+        if mosquitto():
+            return "ok", "broker", "none runs; Mosquitto will be started"
+        return "FAIL", "broker", f"no MQTT broker answers at {host}:{mqtt.port}; sudo apt install mosquitto"
+    try:
+        wrong = visit(mqtt, host, mqtt.port)
+    except SettingsError as error:
+        return "FAIL", "broker", str(error)
+    if wrong is not None:
+        return "FAIL", "broker", f"{host}:{mqtt.port}: {wrong}"
+    if not is_local(host) and not mqtt.username:
+        return "warn", "broker", f"{host}:{mqtt.port} asks for no password: anybody there can read and command"
+    return "ok", "broker", f"{host}:{mqtt.port} answers"
 
 
 def _config_path(options: argparse.Namespace) -> Path | None:
     if options.config is not None:
         return Path(options.config)
     try:
-        home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-        usual = (home / "unshrug" / "unshrug.toml", Path("/etc/unshrug/unshrug.toml"))
+        usual = (_config_home() / "unshrug" / "unshrug.toml", Path("/etc/unshrug/unshrug.toml"))
         return next((path for path in usual if path.exists()), None)
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         raise SettingsError(f"{what}; expected readable settings, or --config FILE") from None
+
+
+def _config_home() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
 
 
 def _load(options: argparse.Namespace) -> Settings:
@@ -466,5 +511,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "decode": decode,
     "simulate-fleet": simulate_fleet,
     "boards": boards,
+    "mqtt": mqtt,
     "check": check,
 }

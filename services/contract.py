@@ -32,6 +32,7 @@ from services.messages import (
 from services.requests import VERBS
 
 SCHEMAS = ("tension", "state", "episode", "cue", "diary", "summary_day", "info", "reply")
+RETAINED = ("status", "info", "state", "summary/day")
 TIMES = ("t", "start", "end", "shrug_start")  # what a clock that was wrong has made wrong
 
 
@@ -289,8 +290,9 @@ class _Slow:
 
 
 def text_of(body: dict[str, Any]) -> str:
-    """Return a payload as it is published."""
-    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """Return a payload as it is published; half a character, as a text cut by its bytes may end in, becomes a `?`."""
+    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="replace").decode()
 
 
 def shifted(payload: str, by_s: float, *, known: bool) -> str:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from services.contract import Contract, Publication, interrupted, labelled
+from services.homeassistant import BIRTH
 from services.messages import AskStore, DaySummary, Message, Reply, Request
 from services.mqtt import Confirmed, Down, Link, News, Received, Up
 from services.outbox import Key, Outbox
@@ -18,10 +19,9 @@ from services.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 
-HOME_ASSISTANT = "homeassistant/status"
-
 _WINDOW = 20  # publications that the broker has not confirmed; Mosquitto takes no more at a time
 _MOST_ASKED = 100
+_ASK_S = 1.0  # so long after the last confirmation, what is live asks for one
 _SLOW_S = 2.0  # a broker that takes longer to confirm is stuck, and gets nothing that is worth nothing later
 _LIVE_EXPIRY_S = 5
 _GOODBYE_S = 1.0
@@ -33,6 +33,7 @@ class _Inbox:
     """What others have handed over."""
 
     durable: list[Publication] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
     due: dict[str, Publication] = field(default_factory=dict)  # the newest of each topic
     answers: list[Publication] = field(default_factory=list)
     asked: list[AskStore] = field(default_factory=list)
@@ -40,7 +41,7 @@ class _Inbox:
     chores: list[Callable[[], None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.durable or self.due or self.answers or self.asked or self.news or self.chores)
+        return any((self.durable, self.values, self.due, self.answers, self.asked, self.news, self.chores))
 
 
 class Delivery:
@@ -69,6 +70,7 @@ class Delivery:
         self._under_way: dict[int, tuple[float, str, Key | None]] = {}  # by number: since when, topic, what
         self._link: Link | None = None
         self._up = False
+        self._confirmed_s = 0.0
         self._announced = ""
         self._announce_s: float | None = None
         self._said_refused: set[str] = set()
@@ -107,9 +109,9 @@ class Delivery:
                     inbox.durable.append(publication)
                 else:
                     inbox.due[publication.topic] = publication
+            if isinstance(message, DaySummary):  # kept together, so that no `seq` is used twice
+                inbox.values[f"day/{message.date}"] = message.tally
             self._changed.notify()
-        if isinstance(message, DaySummary):
-            self.keep(f"day/{message.date}", message.tally)
 
     def answer(self, answer: Reply | AskStore) -> None:
         """Take the answer to a request, or the request where the answer is in the store."""
@@ -130,9 +132,9 @@ class Delivery:
 
     def keep(self, key: str, value: Any) -> None:
         """Keep a value for the next start."""
-        store = self._store
-        if store is not None:
-            self._later(lambda: store.keep(key, value))
+        with self._changed:
+            self._inbox.values[key] = value
+            self._changed.notify()
 
     def restate(self, ahead_s: float, *, known: bool) -> None:
         """Say again what is retained, and put right what was kept: the clock was set, so far ahead of its start."""
@@ -141,12 +143,9 @@ class Delivery:
                 self.accept(message)
         store = self._store
         if store is not None:
-            self._later(lambda: store.correct(ahead_s, known=known))
-
-    def _later(self, chore: Callable[[], None]) -> None:
-        with self._changed:
-            self._inbox.chores.append(chore)
-            self._changed.notify()
+            with self._changed:
+                self._inbox.chores.append(lambda: store.correct(ahead_s, known=known))
+                self._changed.notify()
 
     def close(self) -> None:
         """Keep what came last, publish what can be published in a second, and say goodbye."""
@@ -184,7 +183,7 @@ class Delivery:
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _take(self, inbox: _Inbox) -> None:
-        self._outbox.put(inbox.durable)
+        self._outbox.put(inbox.durable, inbox.values)
         for chore in inbox.chores:
             try:
                 chore()
@@ -214,6 +213,7 @@ class Delivery:
         for item in news:
             match item:
                 case Up():
+                    self._confirmed_s = time.monotonic()
                     self._begin_connection()
                 case Down():
                     self._up = False
@@ -232,7 +232,8 @@ class Delivery:
         self._publish(Publication("status", "online", retain=True))
         self._publish_announcement()
         for publication in self._retained.values():
-            self._publish(publication)
+            if not self._outbox.waits(publication):  # else it comes in its turn: what is older must not come after it
+                self._publish(publication)
         self.connected.set()
 
     def _publish_announcement(self, *, again: bool = True) -> None:
@@ -246,7 +247,10 @@ class Delivery:
             self._publish(announcement)
 
     def _confirmed(self, news: Confirmed) -> list[Key]:
-        _, topic, key = self._under_way.pop(news.number, (0.0, "", None))
+        if news.number not in self._under_way:  # what asks for no confirmation is told as soon as it is on its way
+            return []
+        self._confirmed_s = time.monotonic()
+        _, topic, key = self._under_way.pop(news.number)
         if news.refusal is not None and topic not in self._said_refused:
             self._said_refused.add(topic)
             log.warning("the broker refuses what is published to %s: %s", topic, news.refusal)
@@ -254,7 +258,7 @@ class Delivery:
 
     def _received(self, news: Received) -> None:
         root = self._contract.root
-        if news.topic == HOME_ASSISTANT:
+        if news.topic == BIRTH:
             if news.payload == b"online":
                 self._announce_s = time.monotonic() + random.uniform(0, _SETTLE_S)
             return
@@ -298,15 +302,19 @@ class Delivery:
         if len(self._under_way) >= _MOST_ASKED and not (publication.retain or publication.durable):
             return  # answers that nobody confirms
         topic = publication.topic if publication.absolute else f"{self._contract.root}/{publication.topic}"
+        qos = publication.qos
+        quiet_s = time.monotonic() - self._confirmed_s
+        if publication.live and link.expires and not self._under_way and quiet_s > _ASK_S:
+            qos = 1  # or nothing would tell that the broker stands still
         number = link.publish(
             topic,
             publication.payload,
-            qos=publication.qos,
+            qos=qos,
             retain=publication.retain,
             expiry_s=_LIVE_EXPIRY_S if publication.live else None,
             correlation=publication.correlation,
         )
-        if publication.qos:
+        if qos:
             key = publication.key if publication.durable else None
             where = topic if publication.retain or not publication.absolute else "where a request wants its answer"
             self._under_way[number] = time.monotonic(), where, key

@@ -13,6 +13,8 @@ from dsp.detect import ShrugSettings
 
 Component = dict[str, Any]
 
+BIRTH = "homeassistant/status"  # says online when Home Assistant has started
+
 _LEVEL_EXPIRES_S = 30  # six times the longest silence of `tension/slow`
 _SNOOZES_MIN = (15, 60)
 _TRUTH = {"payload_on": "True", "payload_off": "False"}  # as a template writes a JSON truth value

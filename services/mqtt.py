@@ -2,10 +2,11 @@
 
 import contextlib
 import logging
+import queue
 import random
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +18,16 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from services.credentials import password
-from services.settings import MqttSettings, SettingsError
+from services.settings import MqttSettings, SettingsError, is_local
 
 log = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 20
 _CONNECT_S = 2.0
 _GOODBYE_S = 1.0
+_VISIT_S = 5.0
 _BACK_OFF_S = 1.0, 60.0
 _LONGEST_PACKET = 65536  # longer ones the broker keeps to itself
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,11 @@ class Link:
         return info.mid
 
     @property
+    def expires(self) -> bool:
+        """Whether the broker throws away what it could not deliver in time."""
+        return self._version is MQTTProtocolVersion.MQTTv5
+
+    @property
     def is_stuck(self) -> bool:
         """Whether the last publication without confirmation is not even on its way."""
         live = self._live
@@ -185,14 +191,7 @@ class Link:
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
         client.on_message = self._on_message
-        settings = self._settings
-        if settings.tls == "on" or (settings.tls == "auto" and self._host not in _LOCAL):
-            try:
-                client.tls_set(ca_certs=settings.ca_file or None)
-            except OSError as error:  # ssl.SSLError is one too
-                raise SettingsError(f"mqtt.ca_file: {settings.ca_file}: {error.strerror or error}") from None
-        if settings.username:
-            client.username_pw_set(settings.username, password(settings))
+        _secure(client, self._settings, self._host)
         return client
 
     def _on_connect(self, client: paho.Client, _: Any, __: Any, reason: ReasonCode, ___: Any) -> None:
@@ -239,6 +238,49 @@ class Link:
         if not self._said_absent:
             self._said_absent = True
             log.warning("%s", text)
+
+
+def _secure(client: paho.Client, settings: MqttSettings, host: str) -> None:
+    """Encrypt as the settings say, with the broker's certificate and name verified, and give user name and password."""
+    if settings.tls == "on" or (settings.tls == "auto" and not is_local(host)):
+        try:
+            client.tls_set(ca_certs=settings.ca_file or None)
+        except OSError as error:  # ssl.SSLError is one too
+            raise SettingsError(f"mqtt.ca_file: {settings.ca_file}: {error.strerror or error}") from None
+    if settings.username:
+        client.username_pw_set(settings.username, password(settings))
+
+
+def visit(settings: MqttSettings, host: str, port: int, empty: Sequence[str] = ()) -> str | None:
+    """Connect once as the settings say, and remove what is retained on some topics; return what went wrong, else None.
+
+    Raises SettingsError for a password or certificate that cannot be used.
+    """
+    answer: queue.Queue[ReasonCode] = queue.Queue()
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False)
+    client.connect_timeout = _CONNECT_S
+    client.on_connect = lambda _, __, ___, reason, ____: answer.put(reason)
+    client.on_publish = lambda _, __, ___, reason, ____: answer.put(reason)
+    _secure(client, settings, host)
+    try:
+        client.connect(host, port)
+    except (OSError, ValueError) as error:
+        return str(error)
+    client.loop_start()
+    try:
+        if (reason := answer.get(timeout=_VISIT_S)).is_failure:
+            return f"it refuses: {reason}"
+        for topic in empty:
+            client.publish(topic, b"", 1, retain=True)
+        for topic in empty:
+            if (reason := answer.get(timeout=_VISIT_S)).is_failure:
+                return f"{topic}: {reason}"
+    except queue.Empty:
+        return f"no answer within {_VISIT_S:g} s"
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    return None
 
 
 def _send_at_once(_: paho.Client, __: Any, connection: Any) -> None:

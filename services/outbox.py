@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from services.contract import Publication
 from services.store import Store, StoreError
@@ -26,6 +28,7 @@ class Outbox:
         self._store = store
         self._clock = clock
         self._held: dict[Key, Publication] = {}
+        self._values: dict[str, Any] = {}
         self._handed: set[Key] = set()  # of these, on this connection
         self._at = 0  # how far the store has been handed over on this connection
         self._again_s = 0.0
@@ -35,14 +38,19 @@ class Outbox:
     @property
     def retry_s(self) -> float | None:
         """When `put` is to be called again although there is nothing new; None where all is written."""
-        return self._again_s if self._held and self._store is not None else None
+        return self._again_s if (self._held or self._values) and self._store is not None else None
 
-    def put(self, publications: Iterable[Publication]) -> None:
-        """Keep these, and what could not be written before; returns when they are on the disk, if they can be."""
+    def put(self, publications: Iterable[Publication], values: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Keep these, and what could not be written before; returns when they are on the disk, if they can be.
+
+        Values are for the next start, and on the disk together with the publications, or not at all.
+        """
         new = {p.key: p for p in publications}
         self._held |= new
-        if self._held and self._store is not None and (new or self._clock() >= self._again_s):
-            self._write(self._store)
+        if self._store is not None:
+            self._values |= values
+            if new or values or (self.retry_s is not None and self._clock() >= self._again_s):
+                self._write(self._store)
         while len(self._held) > _MOST_HELD:
             del self._held[next(iter(self._held))]
             if not self._said_lost:
@@ -51,8 +59,9 @@ class Outbox:
 
     def _write(self, store: Store) -> None:
         try:
-            store.put(list(self._held.values()))
+            store.put(list(self._held.values()), self._values)
             self._held.clear()
+            self._values.clear()
             self._handed.clear()
             if self._failing:
                 log.info("%s can be written again", store.path)
@@ -86,6 +95,13 @@ class Outbox:
                 self._handed.add(key)
                 out.append(publication)
         return out
+
+    def waits(self, publication: Publication) -> bool:
+        """Whether it has yet to come, in its turn."""
+        try:
+            return publication.key in self._held or (self._store is not None and self._store.waits(publication.key))
+        except StoreError:
+            return False
 
     def confirm(self, keys: list[Key]) -> None:
         """Note that these have arrived."""

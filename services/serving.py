@@ -23,9 +23,9 @@ from services.clock import Clock
 from services.contract import Contract, Publication, text_of
 from services.daemon import Service, Threaded
 from services.day import Day
-from services.delivery import HOME_ASSISTANT, Delivery
+from services.delivery import Delivery
 from services.haptics import Haptics
-from services.homeassistant import discovery
+from services.homeassistant import BIRTH, discovery
 from services.mqtt import Link
 from services.pipeline import Pipeline
 from services.recorder import Recorder
@@ -197,7 +197,7 @@ def _connect(settings: Settings, delivery: Delivery, broker: Broker, screen: Scr
             broker.port,
             client_id=f"unshrug-{settings.wearer.id}-service",
             will=f"{root}/status",
-            topics=(f"{root}/cmd/+", HOME_ASSISTANT),
+            topics=(f"{root}/cmd/+", BIRTH),
             tell=hear,
         )
     )

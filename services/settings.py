@@ -272,15 +272,9 @@ def _value(at: str, value: Any, kind: Any, of: Field[Any]) -> Any:
 def _check(settings: Settings) -> None:
     """Refuse what is wrong only in combination."""
     wearer = settings.wearer.id
-    if not 1 <= len(wearer) <= 32 or not set(wearer) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-"):
+    if not is_wearer(wearer):
         raise SettingsError(f"wearer.id: expected 1 to 32 of a-z, 0-9, _ and -, got {wearer!r}")
-    try:
-        settings.mqtt.broker.encode("idna")
-        named = bool(settings.mqtt.broker)
-    except UnicodeError:
-        named = False
-    if not named:
-        raise SettingsError(f"mqtt.broker: expected a host name or auto, got {settings.mqtt.broker!r}")
+    _check_mqtt(settings.mqtt)
     if settings.shrug.merge_piece_s > settings.shrug.min_s:
         raise SettingsError("shrug.merge_piece_s: expected no more than shrug.min_s")
     if settings.shrug.held_s < settings.shrug.min_s:
@@ -303,6 +297,28 @@ def _check(settings: Settings) -> None:
     names = [name for name in settings.board.channels if name != UNUSED]
     _check_names(names)
     _check_levels(settings.calibration, len(names))
+
+
+def _check_mqtt(mqtt: MqttSettings) -> None:
+    try:
+        mqtt.broker.encode("idna")
+        named = bool(mqtt.broker)
+    except UnicodeError:
+        named = False
+    if not named:
+        raise SettingsError(f"mqtt.broker: expected a host name or auto, got {mqtt.broker!r}")
+    if mqtt.tls == "off" and mqtt.username and not is_local(mqtt.broker):
+        raise SettingsError('mqtt.tls: off would send the password readable over the network; expected "on" or "auto"')
+
+
+def is_wearer(name: str) -> bool:
+    """Whether a wearer may be called so: it is a level of every topic, a user name and a file name."""
+    return 1 <= len(name) <= 32 and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+def is_local(host: str) -> bool:
+    """Whether what is sent to a host stays on this machine."""
+    return host in ("auto", "localhost", "::1") or host.startswith("127.")
 
 
 def _check_names(names: list[str]) -> None:

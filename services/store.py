@@ -6,10 +6,11 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from services.contract import Publication, shifted
@@ -39,10 +40,13 @@ _MIGRATIONS = (
     """,
 )
 
-# What matters least goes first: of an episode its end says everything, and the wearer's own words come last.
+# What matters least goes first: of an episode its end says everything, and the wearer's own words come last. Only what
+# was said last of an open episode stays longer: its end is made of it should the program be killed.
 _LEAST = """
     SELECT n FROM message ORDER BY
-      CASE WHEN event = 'updated' THEN waiting
+      CASE WHEN event IN ('started', 'updated') AND NOT EXISTS (SELECT 1 FROM message AS later
+             WHERE later.topic = message.topic AND later.id = message.id AND later.seq > message.seq) THEN 7
+           WHEN event = 'updated' THEN waiting
            WHEN topic = 'diary' THEN 6
            WHEN NOT waiting THEN 2
            WHEN event = 'started' THEN 3
@@ -123,8 +127,11 @@ class Store:
             raise StoreError(f"{self.path}: {again}") from None
         log.error("%s is damaged (%s); it was set aside as %s, and a new one begun", self.path, error, aside.name)
 
-    def put(self, publications: Sequence[Publication]) -> None:
-        """Keep durable publications, all or none; one that is kept already stays as it is. Raises StoreError."""
+    def put(self, publications: Sequence[Publication], values: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Keep durable publications, and values that belong to them, all or none; see `keep`. Raises StoreError.
+
+        A publication that is kept already stays as it is.
+        """
         with self._writing():
             for p in publications:
                 if p.retain:  # only the newest counts
@@ -134,6 +141,8 @@ class Store:
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO NOTHING",
                     self._row(p),
                 )
+            for key, value in values.items():
+                self._keep(key, value)
             self._make_room()
 
     def _row(self, p: Publication) -> tuple[Any, ...]:
@@ -163,6 +172,10 @@ class Store:
     def waiting(self, after: int, most: int) -> list[Stored]:
         """Return what the broker has not confirmed, in order, after a place in it. Raises StoreError."""
         return self._read("WHERE waiting AND n > ? ORDER BY n LIMIT ?", after, most)
+
+    def waits(self, key: tuple[str, str, int]) -> bool:
+        """Return whether this is kept, and the broker has not confirmed it. Raises StoreError."""
+        return bool(self._read("WHERE waiting AND topic = ? AND id = ? AND seq = ?", *key))
 
     def newest(self, topic: str, message_id: str | None = None) -> Stored | None:
         """Return what was said last on a topic, of one thing or of any."""
@@ -207,10 +220,13 @@ class Store:
     def keep(self, key: str, value: Any) -> None:
         """Keep a value that JSON can hold; None forgets it."""
         with self._writing():
-            if value is None:
-                self._db.execute("DELETE FROM kept WHERE key = ?", (key,))
-            else:
-                self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, json.dumps(value)))
+            self._keep(key, value)
+
+    def _keep(self, key: str, value: Any) -> None:
+        if value is None:
+            self._db.execute("DELETE FROM kept WHERE key = ?", (key,))
+        else:
+            self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, json.dumps(value)))
 
     def forget(self, since: str, before: str) -> None:
         """Forget the values whose keys lie in this range."""

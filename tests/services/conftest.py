@@ -32,7 +32,7 @@ from firmware_bridge.simulator import REFERENCE_UV, REST_UV, Activity, Wearer
 from services.broker import Broker, find_broker
 from services.contract import SCHEMAS
 from services.daemon import Service
-from services.delivery import HOME_ASSISTANT
+from services.homeassistant import BIRTH
 from services.messages import Message
 from services.mqtt import Link, News
 from services.requests import schema
@@ -217,7 +217,7 @@ def link_of(wearer: str, broker: Broker, settings: MqttSettings, hear: Callable[
         broker.port,
         client_id=f"{wearer}-service",
         will=f"{root}/status",
-        topics=(f"{root}/cmd/+", HOME_ASSISTANT),
+        topics=(f"{root}/cmd/+", BIRTH),
         tell=hear,
     )
 

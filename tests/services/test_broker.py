@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -146,3 +147,21 @@ def test_what_is_no_broker_is_not_taken_for_one() -> None:
         with pytest.raises(BrokerError, match=f"{LOOPBACK}:{port} is no MQTT broker"):
             find_broker(MqttSettings(port=port))
         thread.join()
+
+
+def test_what_a_killed_program_leaves_is_removed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    alive = find_broker(MqttSettings(port=free_port()))
+    (left := tmp_path / "unshrug-broker-left").mkdir()
+    (left / "pid").write_text(str(os.getpid()))  # given to another process meanwhile
+    (other := tmp_path / "unshrug-broker-starting").mkdir()
+    second = find_broker(MqttSettings(port=free_port()))
+    assert not left.exists()
+    assert other.exists()
+    assert len(list(tmp_path.glob("unshrug-broker-*"))) == 3
+    assert answers(LOOPBACK, alive.port)
+    alive.close()
+    second.close()
+    assert list(tmp_path.iterdir()) == [other]

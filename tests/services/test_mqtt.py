@@ -24,7 +24,8 @@ from dsp.reference import Verdict
 from firmware_bridge.bridge import Counts
 from services.broker import Broker, answers, find_broker, mosquitto
 from services.contract import SCHEMAS, Contract, Publication, Stamp
-from services.delivery import HOME_ASSISTANT, Delivery
+from services.delivery import Delivery
+from services.homeassistant import BIRTH
 from services.messages import (
     About,
     AskStore,
@@ -703,8 +704,8 @@ def test_home_assistant_is_told_again_when_it_has_started(broker: Broker, wearer
             listener.wait_for("info")
             listener.wait_for("info")
             assert home.drain()[1:] == []
-            listener.publish(HOME_ASSISTANT, "offline")
-            listener.publish(HOME_ASSISTANT, "online")
+            listener.publish(BIRTH, "offline")
+            listener.publish(BIRTH, "online")
             home.wait_for("config", seconds=10)
         finally:
             sink.close()
