@@ -287,11 +287,11 @@ class Delivery:
                 count = store.resend(datetime.fromisoformat(request.body["since"]).timestamp())
                 self._outbox.rewind()
                 return Reply(request, None, {"count": count})
-            found = store.newest("episode", request.body.get("episode_id"))
+            found = self._outbox.newest("episode", request.body.get("episode_id"))
             if found is None:
                 return Reply(request, "there is no such episode")
-            self._outbox.put([labelled(found.publication.payload, request.body["label"])])
-            return Reply(request, None, {"episode_id": found.publication.id})
+            self._outbox.put([labelled(found.payload, request.body["label"])])
+            return Reply(request, None, {"episode_id": found.id})
         except StoreError as error:
             return Reply(request, str(error))
 

@@ -147,6 +147,8 @@ class Link:
                     failures = 0
             except SettingsError as error:  # a password that was there before
                 self._say_absent(str(error))
+            except (OSError, RuntimeError) as error:  # this machine has no file or no thread left
+                self._say_absent(f"no connection to {self.where} ({error}); cues go on, and it is tried again")
             self._closing.wait(pause_s(failures))
 
     def _connect_and_stay(self) -> bool:

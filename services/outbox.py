@@ -30,6 +30,7 @@ class Outbox:
         self._held: dict[Key, Publication] = {}
         self._values: dict[str, Any] = {}
         self._handed: set[Key] = set()  # of these, on this connection
+        self._arrived: set[Key] = set()  # of these; they are held only to be written
         self._at = 0  # how far the store has been handed over on this connection
         self._again_s = 0.0
         self._failing = False
@@ -52,7 +53,9 @@ class Outbox:
             if new or values or (self.retry_s is not None and self._clock() >= self._again_s):
                 self._write(self._store)
         while len(self._held) > _MOST_HELD:
-            del self._held[next(iter(self._held))]
+            oldest = next(iter(self._held))
+            del self._held[oldest]
+            self._arrived.discard(oldest)
             if not self._said_lost:
                 log.error("more than %d messages wait in memory: the oldest are lost", _MOST_HELD)
             self._said_lost = True
@@ -63,6 +66,8 @@ class Outbox:
             self._held.clear()
             self._values.clear()
             self._handed.clear()
+            store.confirm(self._arrived)
+            self._arrived.clear()
             if self._failing:
                 log.info("%s can be written again", store.path)
             self._failing = False
@@ -91,23 +96,36 @@ class Outbox:
         for key, publication in self._held.items():
             if len(out) >= most:
                 break
-            if key not in self._handed:
+            if key not in self._handed and key not in self._arrived:
                 self._handed.add(key)
                 out.append(publication)
         return out
 
+    def newest(self, topic: str, name: str | None) -> Publication | None:
+        """Return what was said last on a topic, of one thing or of any, written or not. Raises StoreError."""
+        held = [p for p in self._held.values() if p.topic == topic and name in {None, p.id}]
+        if held or self._store is None:
+            return held[-1] if held else None
+        stored = self._store.newest(topic, name)
+        return stored.publication if stored else None
+
     def waits(self, publication: Publication) -> bool:
         """Whether it has yet to come, in its turn."""
         try:
-            return publication.key in self._held or (self._store is not None and self._store.waits(publication.key))
+            if (key := publication.key) in self._held:
+                return key not in self._arrived
+            return self._store is not None and self._store.waits(key)
         except StoreError:
             return False
 
     def confirm(self, keys: list[Key]) -> None:
         """Note that these have arrived."""
         for key in keys:
-            self._held.pop(key, None)
             self._handed.discard(key)
+            if self._store is None:
+                self._held.pop(key, None)
+            elif key in self._held:
+                self._arrived.add(key)
         if keys and self._store is not None:
             try:
                 self._store.confirm(keys)

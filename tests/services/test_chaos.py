@@ -582,6 +582,27 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(
         assert [("held in memory" in text, "written again" in text) for text in said] == [(True, False), (False, True)]
 
 
+def test_an_end_that_came_while_the_disk_was_full_is_kept_and_gets_no_second_one(tmp_path: Path) -> None:
+    with limited_files(tmp_path) as (_, fill, free), rigged(tmp_path, "word") as rig:
+        eventually(rig.delivery.connected.is_set, PATIENCE_S)
+        started, ended = (replace(m, id="a") for m in (STARTED, ENDED))
+        rig.tell([started])
+        eventually(lambda: not rig.missing(), PATIENCE_S)
+        fill()
+        rig.tell([ended])
+        eventually(lambda: not rig.missing(), PATIENCE_S)
+        rig.delivery.answer(AskStore(Request("feedback", {"episode_id": "a", "label": "deadline"})))
+        eventually(lambda: len(rig.consumer.durable()) == 3)
+        bodies = [json.loads(payload) for _, payload in rig.consumer.durable()]
+        assert [(body["event"], body["seq"], body["label"]) for body in bodies] == [
+            ("started", 0, None), ("ended", 1, None), ("ended", 2, "deadline"),
+        ]  # fmt: skip
+        free()
+        rig.tell([Cue(9.0, "given", 0, 1.0, "cue", None, "a", "a-cue")])
+        eventually(lambda: rig.store.newest("cue"))
+        assert rig.store.open_episodes() == [], "what came while the disk was full is kept in the end"
+
+
 class Doomed(Store):
     """A store that notes what it is to keep and what it has kept, and whose process is killed at a given step.
 
