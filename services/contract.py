@@ -261,26 +261,33 @@ class Contract:
 
 
 class _Slow:
-    """The level for those who keep every value, as Home Assistant does: when it has changed, else every 5 s."""
+    """The level for those who keep every value, as Home Assistant does: when it has changed, else every 5 s.
+
+    A held shrug moves by more than that all the time, so there is one a second at most.
+    """
 
     _POINTS = 2.0
-    _EVERY_S = 5.0
+    _SOONEST_S, _LATEST_S = 1.0, 5.0
 
     def __init__(self) -> None:
         self._said: Tension | None = None
 
     def due(self, m: Tension) -> bool:
         said = self._said
-        due = (
+        since_s = math.inf if said is None else m.at_s - said.at_s
+        due = since_s >= self._LATEST_S or (since_s >= self._SOONEST_S - 1e-6 and self._changed(m))
+        if due:
+            self._said = m
+        return due
+
+    def _changed(self, m: Tension) -> bool:
+        said = self._said
+        return (
             said is None
-            or m.at_s - said.at_s >= self._EVERY_S
             or len(m.channels) != len(said.channels)
             or (m.quality, m.cues_enabled) != (said.quality, said.cues_enabled)
             or any(self._moved(a, b) for a, b in zip(m.channels, said.channels, strict=True))
         )
-        if due:
-            self._said = m
-        return due
 
     def _moved(self, a: ChannelTension, b: ChannelTension) -> bool:
         now, then = (a.rms_uv, b.rms_uv) if a.rve is None else (a.rve, b.rve)

@@ -1,10 +1,11 @@
 """Everything that leaves for MQTT goes through here: kept first where it must not be lost, then published."""
 
+import contextlib
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -173,10 +174,9 @@ class Delivery:
             wait_s = self._until_chore_s() if patience_s is None else patience_s
             self._changed.wait_for(lambda: self._inbox or (self._closing and patience_s is None), wait_s)
             inbox, self._inbox = self._inbox, _Inbox()
-        try:
+        self._hear(inbox.news)  # first: whatever else fails, what is known of the connection stays true
+        with _going_on():
             self._take(inbox)
-        except Exception:  # one thing that cannot be delivered must not end all the others
-            log.exception("something could not be delivered")
 
     def _until_chore_s(self) -> float | None:
         due = [s for s in (self._outbox.retry_s, self._announce_s) if s is not None]
@@ -189,7 +189,6 @@ class Delivery:
                 chore()
             except StoreError as error:
                 log.error("%s", error)
-        self._hear(inbox.news)
         for question in inbox.asked:
             self.answer(self._look_up(question))
         for publication in [*inbox.due.values(), *(p for p in inbox.durable if p.retain)]:
@@ -211,22 +210,23 @@ class Delivery:
     def _hear(self, news: list[News]) -> None:
         confirmed: list[Key] = []
         for item in news:
-            match item:
-                case Up():
-                    self._confirmed_s = time.monotonic()
-                    self._begin_connection()
-                case Down():
-                    self._up = False
-                    self._under_way.clear()
-                    self.connected.clear()
-                case Confirmed():
-                    confirmed += self._confirmed(item)
-                case Received():
-                    self._received(item)
+            with _going_on():
+                match item:
+                    case Up():
+                        self._begin_connection()
+                    case Down():
+                        self._up = False
+                        self._under_way.clear()
+                        self.connected.clear()
+                    case Confirmed():
+                        confirmed += self._confirmed(item)
+                    case Received():
+                        self._received(item)
         self._outbox.confirm(confirmed)
 
     def _begin_connection(self) -> None:
         self._up = True
+        self._confirmed_s = time.monotonic()
         self._under_way.clear()
         self._outbox.rewind()
         self._publish(Publication("status", "online", retain=True))
@@ -324,3 +324,12 @@ class Delivery:
         stuck = self._link is not None and self._link.is_stuck
         oldest_s = next(iter(self._under_way.values()))[0] if self._under_way else time.monotonic()
         return stuck or time.monotonic() - oldest_s > _SLOW_S
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+    """One thing that cannot be delivered must not end all the others."""
+    try:
+        yield
+    except Exception:
+        log.exception("something could not be delivered")

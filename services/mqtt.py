@@ -171,6 +171,8 @@ class Link:
         for thread in threading.enumerate():
             if thread.name == f"paho-mqtt-client-{self._client_id}":
                 thread.join()
+        if not self._up:
+            self._say_absent(f"what is at {self.where} does not answer as a broker; cues go on, and it is tried again")
         was_up, self._up, self._live = self._up, False, None
         if was_up:
             self._tell(Down())

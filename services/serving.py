@@ -121,11 +121,14 @@ def _store(settings: Settings, stack: contextlib.ExitStack, *, keeps: bool) -> S
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unshrug-")))
         store = Store(folder / f"{settings.wearer.id}.sqlite3", settings.store.most_mib, run=os.urandom(8).hex())
-        store.forget("day/", f"day/{(date.today() - _DAYS_KEPT).isoformat()}")
-        return store
     except (StoreError, OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         log.error("%s; cues go on, and what happens is held in memory", error)
         return None
+    try:
+        store.forget("day/", f"day/{(date.today() - _DAYS_KEPT).isoformat()}")
+    except StoreError as error:  # a full disk, say, which may have room later
+        log.error("%s", error)
+    return store
 
 
 def _with_what_was_changed(settings: Settings, store: Store | None) -> tuple[Settings, dict[str, Any]]:

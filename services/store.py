@@ -120,8 +120,9 @@ class Store:
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
         try:
             self.path.rename(aside)
-            for end in ("-wal", "-shm"):
-                Path(f"{self.path}{end}").unlink(missing_ok=True)
+            for end in ("-wal", "-shm"):  # what was written last may only be there
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{self.path}{end}").rename(f"{aside}{end}")
             self._db = self._open()
         except (OSError, sqlite3.Error) as again:
             raise StoreError(f"{self.path}: {again}") from None
