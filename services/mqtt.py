@@ -206,17 +206,22 @@ class Link:
             else:
                 self._say_absent(f"the broker at {self.where} refuses: {reason}")
             return
-        if self._version is MQTTProtocolVersion.MQTTv5:
+        if not self._topics:
+            self._online()
+        elif self._version is MQTTProtocolVersion.MQTTv5:
             client.subscribe([(topic, SubscribeOptions(qos=1, retainAsPublished=True)) for topic in self._topics])
         else:
             client.subscribe([(topic, 1) for topic in self._topics])
 
     def _on_subscribe(self, _: paho.Client, __: Any, ___: int, reasons: list[ReasonCode], ____: Any) -> None:
-        """Now requests are heard: only from here on there is somebody who can be called online."""
-        log.info("connected to the broker at %s", self.where)
         for topic, reason in zip(self._topics, reasons, strict=False):
             if reason.is_failure:
                 log.warning("the broker at %s lets nobody hear %s: %s", self.where, topic, reason)
+        self._online()
+
+    def _online(self) -> None:
+        """Say so only now, when requests are heard."""
+        log.info("connected to the broker at %s", self.where)
         self._said_absent = False
         self._up = True
         self._tell(Up())

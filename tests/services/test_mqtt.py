@@ -42,7 +42,7 @@ from services.messages import (
     Tension,
     WearerState,
 )
-from services.mqtt import pause_s
+from services.mqtt import Link, News, Up, pause_s
 from services.requests import VERBS
 from services.settings import MqttSettings, SettingsError
 from services.store import Store
@@ -798,3 +798,12 @@ def test_what_the_broker_refuses_is_said_once_and_stays_kept(
         eventually(lambda: not sink._under_way)
         assert [stored.publication.seq for stored in store.waiting(0, 9)] == [0, 1]
     assert warnings_in(caplog) == [f"the broker refuses what is published to unshrug/{wearer}/episode: Not authorized"]
+
+
+def test_who_wants_to_hear_nothing_is_online_too(broker: Broker, wearer: str) -> None:
+    news: list[News] = []
+    link = Link(
+        MqttSettings(), broker.host, broker.port, client_id=wearer, will=f"{wearer}/status", topics=(), tell=news.append
+    )
+    eventually(lambda: news == [Up()])
+    link.close()
