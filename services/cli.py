@@ -148,8 +148,13 @@ def _mqtt(commands: Any) -> None:
         "--host", action="append", default=[], metavar="NAME",
         help="a name or address that the broker is reached by; again for each (default: this machine's)",
     )  # fmt: skip
-    setup.add_argument("--bind", metavar="ADDRESS", help="listen on this address of the network only (default: all)")
-    setup.add_argument("--websocket", type=_tcp_port, metavar="PORT", help="encrypted WebSockets too, for pages")
+    setup.add_argument(
+        "--bind", metavar="ADDRESS", help="listen on this address of the network only, or all (default: as before)"
+    )
+    setup.add_argument(
+        "--websocket", type=lambda text: 0 if text == "off" else _tcp_port(text), metavar="PORT",
+        help="encrypted WebSockets too, for pages, or off (default: as before)",
+    )  # fmt: skip
     setup.add_argument("--renew", action="store_true", help="make a new certificate for the broker")
     forget = whats.add_parser("forget", help="take the wearer away from Home Assistant and off the broker")
     _config(forget)

@@ -15,7 +15,7 @@ def password(settings: MqttSettings) -> str | None:
     It is in `mqtt.password_file`, else in what systemd passes as the credential `mqtt-password`. Raises SettingsError
     for a file that cannot be read, that others may read or change, or that is empty.
     """
-    given = os.environ.get("CREDENTIALS_DIRECTORY")
+    given = os.environ.get("CREDENTIALS_DIRECTORY") or None
     if settings.password_file:
         path = Path(settings.password_file)
     elif given and (found := Path(given, _CREDENTIAL)).exists():

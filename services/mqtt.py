@@ -5,6 +5,7 @@ import logging
 import queue
 import random
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ _GOODBYE_S = 1.0
 _VISIT_S = 5.0
 _BACK_OFF_S = 1.0, 60.0
 _LONGEST_PACKET = 65536  # longer ones the broker keeps to itself
+_LOGIN_REFUSED = ("Not authorized", "Bad user name or password")
+_HANGS_UP = "it hangs up; expected mqtt.port and mqtt.tls to fit each other"
+_LOGIN = "; expected mqtt.username and mqtt.password_file as the broker knows them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,31 +269,52 @@ def visit(settings: MqttSettings, host: str, port: int, empty: Sequence[str] = (
 
     Raises SettingsError for a password or certificate that cannot be used.
     """
-    answer: queue.Queue[ReasonCode] = queue.Queue()
+    answer: queue.Queue[ReasonCode | None] = queue.Queue()
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False)
     client.connect_timeout = _CONNECT_S
     client.on_connect = lambda _, __, ___, reason, ____: answer.put(reason)
     client.on_publish = lambda _, __, ___, reason, ____: answer.put(reason)
+    client.on_disconnect = lambda *_: answer.put(None)
     _secure(client, settings, host)
     try:
         client.connect(host, port)
+    except ssl.SSLError as error:
+        return _what_is_wrong(error)
+    except ConnectionResetError:
+        return _HANGS_UP
     except (OSError, ValueError) as error:
         return str(error)
     client.loop_start()
     try:
-        if (reason := answer.get(timeout=_VISIT_S)).is_failure:
-            return f"it refuses: {reason}"
+        if (reason := answer.get(timeout=_VISIT_S)) is None:
+            return _HANGS_UP
+        if reason.is_failure:
+            return f"it refuses: {reason}{_LOGIN if str(reason) in _LOGIN_REFUSED else ''}"
         for topic in empty:
             client.publish(topic, b"", 1, retain=True)
         for topic in empty:
-            if (reason := answer.get(timeout=_VISIT_S)).is_failure:
-                return f"{topic}: {reason}"
+            if (reason := answer.get(timeout=_VISIT_S)) is None or reason.is_failure:
+                return f"{topic}: {reason or _HANGS_UP}"
     except queue.Empty:
         return f"no answer within {_VISIT_S:g} s"
     finally:
         client.disconnect()
         client.loop_stop()
     return None
+
+
+def _what_is_wrong(error: ssl.SSLError) -> str:
+    """Say for people why there is no encrypted connection."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return f"no TLS ({error.reason or error}); expected mqtt.port and mqtt.tls to fit each other"
+    said = f"its certificate is refused: {error.verify_message.rstrip('.')}"
+    match error.verify_code:
+        case 9 | 10:  # X509_V_ERR_CERT_NOT_YET_VALID, CERT_HAS_EXPIRED
+            return f"{said}; expected a valid one, and the right date on both machines"
+        case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
+            return f"{said}; expected mqtt.broker to be a name that is in it"
+        case _:
+            return f"{said}; expected mqtt.ca_file to be the authority that signed it"
 
 
 def _send_at_once(_: paho.Client, __: Any, connection: Any) -> None:

@@ -1,6 +1,7 @@
 """Settings: what the owner may change, read strictly from TOML. Every default lives here or in `dsp`, once."""
 
 import hashlib
+import ipaddress
 import tomllib
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -318,7 +319,12 @@ def is_wearer(name: str) -> bool:
 
 def is_local(host: str) -> bool:
     """Whether what is sent to a host stays on this machine."""
-    return host in ("auto", "localhost", "::1") or host.startswith("127.")
+    if host in ("auto", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may lead anywhere, even one that begins with 127.
+        return False
 
 
 def _check_names(names: list[str]) -> None:

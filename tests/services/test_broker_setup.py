@@ -3,9 +3,11 @@
 import contextlib
 import os
 import re
+import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from services.credentials import password
 from services.mqtt import visit
 from services.settings import MqttSettings, SettingsError, load_settings
 from tests.services.conftest import LOOPBACK, eventually, free_port, unshrug
+
+REFUSED = "it refuses: Not authorized; expected mqtt.username and mqtt.password_file as the broker knows them"
 
 
 @dataclass
@@ -78,16 +82,24 @@ class Client:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *wearers: str, wanted: Wanted | None = None) -> Iterator[Guarded]:
-    """Set a broker up and run it, on ports that are free."""
+def running(
+    folder: Path,
+    *wearers: str,
+    wanted: Wanted | None = None,
+    then: Callable[[Path], None] = lambda _: None,
+    as_root: bool = True,
+) -> Iterator[Guarded]:
+    """Set a broker up and run it, on ports that are free; `then` may change something before it starts."""
     set_up(folder, wanted or Wanted(wearers))
+    then(folder)
     made = Guarded(folder, free_port(), free_port())
     program = mosquitto()
     assert program is not None
     text = (folder / "mosquitto.conf").read_text()
     text = text.replace("listener 1883", f"listener {made.plain}").replace("listener 8883", f"listener {made.tls}")
     config = folder / "test.conf"
-    config.write_text(text + ("user root\n" if os.geteuid() == 0 else ""))  # pytest's folders are closed to others
+    # pytest's folders are closed to others
+    config.write_text(text + ("user root\n" if os.geteuid() == 0 and as_root else ""))
     child = subprocess.Popen([program, "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: answers(LOOPBACK, made.plain))
@@ -152,14 +164,14 @@ def test_a_wearer_can_announce_itself_to_home_assistant_and_hear_it_start(people
 
 def test_nobody_comes_in_without_a_password_nor_with_a_wrong_one(guarded: Guarded, tmp_path: Path) -> None:
     nobody = MqttSettings(broker=LOOPBACK, tls="off")
-    assert visit(nobody, LOOPBACK, guarded.plain) == "it refuses: Not authorized"
+    assert visit(nobody, LOOPBACK, guarded.plain) == REFUSED
     assert visit(guarded.settings("anna", username="", password_file=""), LOOPBACK, guarded.tls) is not None
     wrong = tmp_path / "wrong"
     wrong.write_text("guess")
     wrong.chmod(0o600)
     said = visit(guarded.settings("anna", password_file=str(wrong)), LOOPBACK, guarded.tls)
-    assert said == "it refuses: Not authorized"
-    assert visit(guarded.settings("ben", username="anna"), LOOPBACK, guarded.tls) == "it refuses: Not authorized"
+    assert said == REFUSED
+    assert visit(guarded.settings("ben", username="anna"), LOOPBACK, guarded.tls) == REFUSED
     assert visit(guarded.settings("anna"), LOOPBACK, guarded.tls) is None
 
 
@@ -168,13 +180,102 @@ def test_nobody_comes_in_without_a_password_nor_with_a_wrong_one(guarded: Guarde
 def test_another_authority_and_another_name_are_refused(guarded: Guarded, tmp_path: Path) -> None:
     set_up(tmp_path / "other", Wanted(("x",)))
     other = guarded.settings("anna", ca_file=str(tmp_path / "other" / "ca.crt"))
-    assert "certificate verify failed" in (visit(other, LOOPBACK, guarded.tls) or "")
-    assert "certificate verify failed" in (visit(guarded.settings("anna"), "127.0.0.2", guarded.tls) or "")
+    said = visit(other, LOOPBACK, guarded.tls) or ""
+    assert said.startswith("its certificate is refused: ")
+    assert said.endswith("expected mqtt.ca_file to be the authority that signed it")
+    said = visit(guarded.settings("anna"), "127.0.0.2", guarded.tls) or ""
+    assert "not valid for '127.0.0.2'; expected mqtt.broker to be a name that is in it" in said
     assert visit(guarded.settings("anna", ca_file=""), LOOPBACK, guarded.tls), "nor is it one that everybody trusts"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_certificate_that_has_expired_is_refused_and_renewed(tmp_path: Path) -> None:
+    set_up(tmp_path, Wanted(("anna",)))
+    expire(tmp_path)
+    with pytest.raises(BrokerError, match=r"server\.crt: .*certificate has expired; --renew makes another"):
+        set_up(tmp_path, Wanted(("anna",)))
+    with running(tmp_path, wanted=Wanted(("anna",), renew=True), then=expire) as broker:
+        said = visit(broker.settings("anna"), LOOPBACK, broker.tls) or ""
+        assert said.startswith("its certificate is refused: certificate has expired; expected a valid one")
+    with running(tmp_path, wanted=Wanted(("anna",), renew=True)) as broker:
+        assert visit(broker.settings("anna"), LOOPBACK, broker.tls) is None
+
+
+def expire(folder: Path) -> None:
+    """Sign the broker's certificate anew, for yesterday."""
+    certificate, key, request = folder / "server.crt", folder / "server.key", folder / "again.csr"
+    for arguments in (
+        ["req", "-new", "-key", key, "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1", "-out", request],
+        ["x509", "-req", "-in", request, "-CA", folder / "ca.crt", "-CAkey", folder / "ca.key", "-set_serial", "7",
+         "-days", "-1", "-copy_extensions", "copy", "-out", certificate],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_is_not_encrypted_is_not_spoken_to(guarded: Guarded) -> None:
     assert answers(LOOPBACK, guarded.tls) in (False, None)
+    said = visit(guarded.settings("anna"), LOOPBACK, guarded.plain) or ""
+    assert said.endswith("expected mqtt.port and mqtt.tls to fit each other")
+    said = visit(MqttSettings(broker=LOOPBACK, tls="off"), LOOPBACK, guarded.tls) or ""
+    assert said.endswith("expected mqtt.port and mqtt.tls to fit each other")
+
+
+def test_a_page_needs_a_password_and_encryption_too(tmp_path: Path) -> None:
+    port = free_port()
+    with running(tmp_path, wanted=Wanted(("anna",), websocket=port)) as broker:
+        word = password(broker.settings("dashboard"))
+        assert page(broker, port, "dashboard", word) == "Success"
+        assert page(broker, port, "dashboard", "guess") == "Not authorized"
+        assert page(broker, port, None, None) == "Not authorized"
+        with socket.create_connection((LOOPBACK, port), timeout=5) as plain, contextlib.suppress(ConnectionResetError):
+            plain.sendall(
+                b"GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+                b"Sec-WebSocket-Protocol: mqtt\r\n\r\n"
+            )
+            assert b" 101 " not in plain.recv(1000)
+
+
+def page(broker: Guarded, port: int, name: str | None, word: str | None) -> str:
+    """Connect as a page does; return what the broker says."""
+    said: list[str] = []
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2,
+        protocol=MQTTProtocolVersion.MQTTv5,
+        transport="websockets",
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = 2.0
+    client.on_connect = lambda _, __, ___, reason, ____: said.append(str(reason))
+    client.tls_set(str(broker.folder / "ca.crt"))
+    if name:
+        client.username_pw_set(name, word)
+    client.connect(LOOPBACK, port)
+    client.loop_start()
+    eventually(lambda: said)
+    client.disconnect()
+    client.loop_stop()
+    return said[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up being root")
+def test_mosquitto_can_read_what_root_wrote_with_any_umask() -> None:
+    # Not below pytest's folders, which are closed to others.
+    with tempfile.TemporaryDirectory() as outer:
+        Path(outer).chmod(0o755)
+        before = os.umask(0o077)
+        try:
+            with running(Path(outer, "etc", "broker"), "anna", as_root=False) as broker:
+                assert visit(broker.settings("anna"), LOOPBACK, broker.tls) is None
+                anna = broker.client("anna")
+                anna.publish("unshrug/anna/state", "kept", retain=True)
+                anna.close()
+                saved = broker.folder / "data" / "mosquitto.db"
+                eventually(saved.exists)
+                assert saved.owner() == "mosquitto"
+        finally:
+            os.umask(before)
 
 
 def test_retained_messages_are_there_after_a_restart(tmp_path: Path) -> None:
@@ -197,6 +298,7 @@ def test_running_it_again_adds_a_wearer_and_keeps_everything(tmp_path: Path) -> 
     line = next(line for line in (tmp_path / "passwords").read_text().splitlines() if line.startswith("anna:"))
     said = set_up(tmp_path, Wanted(("ben",)))
     assert "passwords made for ben" in said[0]
+    assert not any("certificate" in line for line in said)
     assert {name: (tmp_path / name).read_bytes() for name in kept} == before
     assert line in (tmp_path / "passwords").read_text().splitlines()
     with running(tmp_path, "ben") as broker:
@@ -259,6 +361,108 @@ def test_a_websocket_listener_never_listens_where_it_should_not(tmp_path: Path) 
         assert f"listener 9001 {LOOPBACK}\n" in (tmp_path / "bound" / "mosquitto.conf").read_text()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--bind", "0.0.0.0\nallow_anonymous true"), ("--bind", "everywhere"),
+        ("--host", "pi\nbasicConstraints=CA:TRUE"), ("--host", "pi,IP:10.0.0.1"), ("--host", ""),
+        ("--websocket", "8883"),
+    ],
+)  # fmt: skip
+def test_no_option_gets_a_line_of_its_own_into_a_file(tmp_path: Path, option: str, value: str) -> None:
+    done = unshrug("mqtt", "setup", "--dir", tmp_path / "b", option, value)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"unshrug: {option} .*: expected .*\n", done.stderr)
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_was_chosen_before_stays_until_something_else_is_chosen(tmp_path: Path) -> None:
+    def lines() -> list[str]:
+        return [line for line in (tmp_path / "mosquitto.conf").read_text().splitlines() if line.startswith("listener")]
+
+    set_up(tmp_path, Wanted(("anna",), hosts=("pi.example",), bind="127.0.0.9"))
+    everything = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    set_up(tmp_path, Wanted(("anna",)))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == everything
+    set_up(tmp_path, Wanted(("ben",)))
+    assert lines() == ["listener 1883 127.0.0.1", "listener 8883 127.0.0.9"]
+    assert load_settings(tmp_path / "users" / "ben" / "unshrug.toml").mqtt.broker == "pi.example"
+    set_up(tmp_path, Wanted(("ben",), bind="all", websocket=9001))
+    set_up(tmp_path, Wanted(("ben",)))
+    assert lines() == ["listener 1883 127.0.0.1", "listener 8883", "listener 9001"]
+    set_up(tmp_path, Wanted(("ben",), websocket=0))
+    assert lines() == ["listener 1883 127.0.0.1", "listener 8883"]
+
+
+def test_another_name_is_in_a_new_certificate_and_the_old_ones_too(tmp_path: Path) -> None:
+    set_up(tmp_path, Wanted(("anna",), hosts=("pi.example",)))
+    said = set_up(tmp_path, Wanted(("anna",), hosts=("10.1.2.3",)))
+    assert any(line.startswith("A new certificate for the broker, good for 10.1.2.3, pi.example") for line in said)
+    for check in (["-checkhost", "pi.example"], ["-checkip", "10.1.2.3"]):
+        command = ["openssl", "x509", "-in", str(tmp_path / "server.crt"), "-noout", *check]
+        assert "does match" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", ["mosquitto.conf", "acl"])
+def test_a_file_of_somebody_else_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("listener 1883\n")
+    with pytest.raises(BrokerError, match=f"{name}: not written by `unshrug mqtt setup`, so it stays"):
+        set_up(tmp_path, Wanted(("anna",)))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "listener 1883\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("passwords", b"anna", "passwords, line 1: damaged; expected NAME:HASH"),
+        ("passwords", b"\xff\xfe", "passwords: damaged; expected text"),
+        ("mosquitto.conf", b"# Written by `unshrug mqtt setup`, anew each time.\n", "is damaged"),
+        ("ca.crt", b"damaged", r"ca\.crt: damaged, or ca\.key is not its key"),
+        ("server.key", b"damaged", r"server\.crt: damaged, or server\.key is not its key; --renew makes both anew"),
+    ],
+)
+def test_a_damaged_file_is_a_clear_error_and_nothing_is_changed(
+    tmp_path: Path, name: str, damage: bytes, said: str
+) -> None:
+    set_up(tmp_path, Wanted(("anna",)))
+    (tmp_path / name).write_bytes(damage)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(BrokerError, match=said):
+        set_up(tmp_path, Wanted(("ben",)))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    if name == "server.key":
+        with running(tmp_path, wanted=Wanted(("anna",), renew=True)) as broker:
+            assert visit(broker.settings("anna"), LOOPBACK, broker.tls) is None
+
+
+def test_users_that_somebody_added_keep_their_password_and_become_no_wearers(tmp_path: Path) -> None:
+    set_up(tmp_path, Wanted(("anna",)))
+    subprocess.run(["mosquitto_passwd", "-b", tmp_path / "passwords", "guest", "word"], check=True, capture_output=True)
+    line = (tmp_path / "passwords").read_text().splitlines()[-1]
+    set_up(tmp_path, Wanted(("ben",)))
+    assert line in (tmp_path / "passwords").read_text().splitlines()
+    assert "guest" not in (tmp_path / "acl").read_text()
+
+
+def test_what_somebody_adds_in_a_file_of_their_own_counts_and_stays(tmp_path: Path) -> None:
+    set_up(tmp_path, Wanted(("anna",)))
+    port = free_port()
+    (tmp_path / "conf.d" / "more.conf").write_text(f"listener {port} {LOOPBACK}\n")
+    with running(tmp_path, "ben"):
+        eventually(lambda: answers(LOOPBACK, port))
+        assert visit(MqttSettings(broker=LOOPBACK, tls="off"), LOOPBACK, port) == REFUSED, "no password, no entry"
+
+
+def test_a_folder_may_be_called_as_one_likes(tmp_path: Path) -> None:
+    folder = tmp_path / 'Anna\'s "broker" \\ 1'
+    with running(folder, "anna") as broker:
+        assert visit(broker.settings("anna"), LOOPBACK, broker.tls) is None
+    assert load_settings(folder / "users" / "anna" / "unshrug.toml").mqtt.ca_file == str(folder / "ca.crt")
+    with pytest.raises(BrokerError, match="expected a name that can be printed"):
+        set_up(tmp_path / "a\nallow_anonymous true", Wanted(("anna",)))
+
+
 def test_half_an_authority_is_not_made_into_another(tmp_path: Path) -> None:
     set_up(tmp_path, Wanted(("anna",)))
     (tmp_path / "ca.key").unlink()
@@ -314,13 +518,21 @@ def test_systemd_may_pass_the_password(tmp_path: Path, monkeypatch: pytest.Monke
         password(secret(elsewhere.resolve(), mode=0o440))
 
 
-def test_a_password_in_clear_over_the_network_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["10.0.0.1", "broker.example", "127.0.0.1.example", "127.example"])
+def test_a_password_in_clear_over_the_network_is_refused(tmp_path: Path, host: str) -> None:
     path = tmp_path / "s.toml"
-    path.write_text('[mqtt]\nbroker = "10.0.0.1"\ntls = "off"\nusername = "anna"\n')
+    path.write_text(f'[mqtt]\nbroker = "{host}"\ntls = "off"\nusername = "anna"\n')
     with pytest.raises(SettingsError, match=r"mqtt\.tls: off would send the password"):
         load_settings(path)
     path.write_text('[mqtt]\nbroker = "127.0.0.1"\ntls = "off"\nusername = "anna"\n')
     assert load_settings(path).mqtt.username == "anna"
+
+
+def test_an_empty_folder_of_credentials_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "")
+    with pytest.raises(SettingsError, match="others may read"):
+        password(secret(tmp_path / "p", mode=0o644))
 
 
 # Looking, and forgetting
