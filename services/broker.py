@@ -145,14 +145,12 @@ def _start(program: str, port: int) -> Broker:
     lock = Path(folder, "lock").open("w")  # noqa: SIM115 - the broker holds it
     fcntl.flock(lock, fcntl.LOCK_EX)
     config = Path(folder, "mosquitto.conf")
-    # As root, Mosquitto would become another user, which cancels its ending with its parent and cannot write here.
+    # As root, Mosquitto would become another user, which cancels its ending with its parent.
     user = "user root\n" if os.geteuid() == 0 else ""
     # Without nodelay a message that follows another waits 40 ms for the reader's TCP to acknowledge the first.
-    common = "allow_anonymous true\nset_tcp_nodelay true\nlog_type error\n"
-    # What it holds for others outlives its own death, but for the last second, though not ours. Saving on each change
-    # instead costs half a core with 300 wearers.
-    keep = f"persistence true\npersistence_location {folder}/\nautosave_interval 1\n"
-    config.write_text(f"listener {port} {_LOOPBACK}\n{common}{keep}{user}")
+    # It keeps nothing: what is retained comes from us again, and a card should not be written to every second.
+    common = "allow_anonymous true\npersistence false\nset_tcp_nodelay true\nlog_type error\n"
+    config.write_text(f"listener {port} {_LOOPBACK}\n{common}{user}")
     command = [program, "-c", str(config)]
     if dies_with_parent := shutil.which("setpriv"):
         command = [dies_with_parent, "--pdeathsig", "TERM", *command]

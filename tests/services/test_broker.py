@@ -9,9 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
 
 from services.broker import Broker, BrokerError, answers, find_broker
 from services.settings import MqttSettings
@@ -81,50 +79,6 @@ def test_our_broker_is_started_again_when_it_dies() -> None:
     eventually(lambda: is_back(broker))
     broker.close()
     assert brokers_of(port) == []
-
-
-def test_what_our_broker_holds_for_others_outlives_its_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    broker = find_broker(MqttSettings(port=free_port()))
-    try:
-        away = client_of(broker.port, "away")
-        subscribed: list[object] = []
-        away.on_subscribe = lambda *_: subscribed.append(_)
-        away.subscribe("unshrug/w/episode", 1)
-        eventually(lambda: subscribed)
-        leave(away)
-        wearer = client_of(broker.port, "wearer")
-        wearer.publish("unshrug/w/state", "retained", 1, retain=True).wait_for_publish(5)
-        wearer.publish("unshrug/w/episode", "waiting", 1).wait_for_publish(5)
-        leave(wearer)
-        saved = next(tmp_path.glob("unshrug-broker-*")) / "mosquitto.db"
-        eventually(lambda: saved.exists() and b"retained" in saved.read_bytes() and b"waiting" in saved.read_bytes())
-        assert broker.pid is not None
-        os.kill(broker.pid, signal.SIGKILL)
-        eventually(broker.is_dead)
-        eventually(lambda: is_back(broker))
-        heard: list[str] = []
-        back = client_of(broker.port, "away", heard)
-        back.subscribe("unshrug/w/state", 1)
-        eventually(lambda: sorted(heard) == ["retained", "waiting"])
-        leave(back)
-    finally:
-        broker.close()
-
-
-def client_of(port: int, name: str, heard: list[str] | None = None) -> paho.Client:
-    """Return a client whose session the broker keeps while it is away."""
-    client = paho.Client(CallbackAPIVersion.VERSION2, name, clean_session=False)
-    client.on_message = lambda _, __, message: None if heard is None else heard.append(message.payload.decode())
-    client.connect(LOOPBACK, port)
-    client.loop_start()
-    eventually(client.is_connected)
-    return client
-
-
-def leave(client: paho.Client) -> None:
-    client.disconnect()
-    client.loop_stop()
 
 
 def test_a_broker_that_is_about_to_be_started_again_keeps_its_folder(
