@@ -16,10 +16,10 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.cost import measure
-from services.broker import Broker, find_broker
+from services.broker import Broker, find_broker, free_port
 from services.contract import Contract, Stamp
 from services.delivery import Delivery
-from services.fleet import Report, allow_files, free_port, record_day, run_fleet
+from services.fleet import Report, allow_files, record_day, run_fleet
 from services.messages import Episode
 from services.mqtt import Link
 from services.pipeline import uuid7
@@ -64,7 +64,6 @@ class Subscriber:
 
     def __init__(self, port: int, root: str) -> None:
         self.heard = 0
-        self._root = root
         self._client = paho.Client(CallbackAPIVersion.VERSION2)
         self._client.on_connect = lambda client, *_: client.subscribe(f"{root}/#", 1)
         self._client.on_message = self._hear
@@ -79,14 +78,9 @@ class Subscriber:
         self._client.loop_stop()
 
 
-@contextlib.contextmanager
-def own_broker() -> Iterator[Broker]:
+def own_broker() -> contextlib.closing[Broker]:
     """A Mosquitto on a free port."""
-    broker = find_broker(MqttSettings(port=free_port()))
-    try:
-        yield broker
-    finally:
-        broker.close()
+    return contextlib.closing(find_broker(MqttSettings(port=free_port())))
 
 
 def service_row(tension_hz: float) -> str:

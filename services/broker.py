@@ -99,6 +99,12 @@ def find_broker(settings: MqttSettings) -> Broker:
     return _start(program, settings.port)
 
 
+def free_port() -> int:
+    """Return a port on loopback that nobody listens on."""
+    with socket.create_server((_LOOPBACK, 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def mosquitto() -> str | None:
     """Return the path of Mosquitto, which Debian puts where users do not look."""
     return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

@@ -1,10 +1,8 @@
 """The command line: parse, call, print."""
 
 import argparse
-import contextlib
 import errno
 import io
-import ipaddress
 import logging
 import math
 import os
@@ -236,10 +234,14 @@ def _speed(text: str) -> float:
     return value
 
 
-def _wearers(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 5000):
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of wearers, 1 to 5000")
+def _whole(text: str, what: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text}: expected {what}, 1 to {most}")
     return int(text)
+
+
+def _wearers(text: str) -> int:
+    return _whole(text, "a whole number of wearers", 5000)
 
 
 def _fleet_seconds(text: str) -> float:
@@ -257,16 +259,15 @@ def _tension_hz(text: str) -> float:
 
 
 def _tcp_port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text}: expected a TCP port, 1 to 65535")
-    return int(text)
+    return _whole(text, "a TCP port", 65535)
 
 
 def _this_machine(text: str) -> str:
     """Take loopback only: a fleet is a load that no one else's broker should get."""
-    with contextlib.suppress(ValueError):
-        if text == "localhost" or ipaddress.ip_address(text).is_loopback:
-            return text
+    from services.settings import is_local
+
+    if text != "auto" and is_local(text):
+        return text
     raise argparse.ArgumentTypeError(f"{text}: expected this machine (127.0.0.1, ::1 or localhost)")
 
 

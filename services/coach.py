@@ -1,6 +1,5 @@
 """When to cue: it follows from events and time alone. The README says what it promises the wearer."""
 
-import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -44,15 +43,11 @@ class Coach:
         self._escalate_s: float | None = None
         self._board_ok = True
         self._fresh = True
-        self._snoozed_until_s = -math.inf
+        self.snoozed_until_s: float | None = None  # no cue before this time
 
     def apply(self, settings: CueSettings) -> None:
         """Go by other settings from here on; the cues given until now still count."""
         self._settings = settings
-
-    def snooze(self, until_s: float) -> None:
-        """Give no cue before this time."""
-        self._snoozed_until_s = until_s
 
     def new_signal(self) -> None:
         """Forget what is known of the channels; the caps and the last cue stay."""
@@ -165,7 +160,7 @@ class Coach:
             return "cues are off"
         if not self._board_ok:
             return "no board"
-        if at_s < self._snoozed_until_s:
+        if self.snoozed_until_s is not None and at_s < self.snoozed_until_s:
             return "snoozed"
         for most, seconds in ((self._settings.per_hour, 3600), (self._settings.per_day, 86400)):
             if sum(at_s - given < seconds for given in self._given) >= most:

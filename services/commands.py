@@ -24,9 +24,9 @@ from firmware_bridge.bridge import Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
 from firmware_bridge.probe import choose, identify_all
 from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
-from services.broker import BrokerError, answers, find_broker, mosquitto
+from services.broker import BrokerError, answers, find_broker, free_port, mosquitto
 from services.clock import Clock
-from services.contract import RETAINED
+from services.contract import RETAINED, root_of
 from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
 from services.homeassistant import topic_of
@@ -342,7 +342,7 @@ def boards(options: argparse.Namespace) -> int:
 
 def simulate_fleet(options: argparse.Namespace) -> int:
     """Put many simulated wearers on a broker and say what it carried."""
-    from services.fleet import FleetError, allow_files, free_port, run_fleet
+    from services.fleet import FleetError, allow_files, run_fleet
 
     own = options.broker is None and options.port is None
     host, port = options.broker or "127.0.0.1", options.port or (free_port() if own else 1883)
@@ -385,7 +385,7 @@ def _forget(options: argparse.Namespace) -> int:
     """Remove what is retained of the wearer on the broker, so that Home Assistant has no such device any more."""
     settings = _load(options)
     wearer, host = settings.wearer.id, _broker_host(settings.mqtt)
-    kept = [f"unshrug/{wearer}/{topic}" for topic in RETAINED]
+    kept = [f"{root_of(wearer)}/{topic}" for topic in RETAINED]
     with only_one(wearer):  # a service that runs would publish all of it again
         wrong = visit(settings.mqtt, host, settings.mqtt.port, [topic_of(wearer), *kept])
     if wrong is not None:

@@ -33,7 +33,15 @@ from services.requests import VERBS
 
 SCHEMAS = ("tension", "state", "episode", "cue", "diary", "summary_day", "info", "reply")
 RETAINED = ("status", "info", "state", "summary/day")
+LIVE_EXPIRY_S = 5
 TIMES = ("t", "start", "end", "shrug_start")  # what a clock that was wrong has made wrong
+
+Key = tuple[str, str, int]  # topic, id and seq, which together name one message
+
+
+def root_of(wearer: str) -> str:
+    """Return what all topics of a wearer begin with."""
+    return f"unshrug/{wearer}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class Publication:
         return bool(self.id)
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """What names it."""
         return self.topic, self.id, self.seq
 
@@ -84,7 +92,7 @@ class Contract:
     """
 
     def __init__(self, wearer: str, stamp: Callable[[float], Stamp], now: Callable[[], Stamp]) -> None:
-        self.root = f"unshrug/{wearer}"
+        self.root = root_of(wearer)
         self._stamp = stamp
         self._now = now
         self._slow = _Slow()

@@ -27,16 +27,19 @@ class _Channel:
     rve: LevelHistogram = field(default_factory=LevelHistogram)
     rest: RestTally | None = None  # of the present calibration, which is not in the two above yet
 
+    def frames(self, run: int) -> tuple[int, int]:
+        """Return how many frames are known, and how many of them are rest."""
+        if self.rest is None:
+            return self.known, self.rested
+        return self.known + self.rest.known, self.rested + self.rest.rest(run)
+
     def settle(self, run: int) -> None:
         """Count what was added up with a calibration that is over."""
-        if self.rest is not None:
-            self.known += self.rest.known
-            self.rested += self.rest.rest(run)
-            self.rest = None
+        self.known, self.rested = self.frames(run)
+        self.rest = None
 
     def rest_pct(self, run: int) -> float | None:
-        known = self.known + (self.rest.known if self.rest else 0)
-        rested = self.rested + (self.rest.rest(run) if self.rest else 0)
+        known, rested = self.frames(run)
         return 100 * rested / known if known else None
 
 
@@ -183,11 +186,11 @@ class Day:
 
 
 def _save(channel: _Channel, run: int) -> dict[str, Any]:
-    rest = channel.rest
+    known, rested = channel.frames(run)
     return {
         "valid_s": channel.valid_s,
-        "known": channel.known + (rest.known if rest else 0),
-        "rested": channel.rested + (rest.rest(run) if rest else 0),
+        "known": known,
+        "rested": rested,
         "uv": sorted(channel.uv.counts.items()),
         "rve": sorted(channel.rve.counts.items()),
     }

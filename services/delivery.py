@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from services.contract import Contract, Publication, interrupted, labelled
+from services.contract import LIVE_EXPIRY_S, Contract, Key, Publication, interrupted, labelled
 from services.homeassistant import BIRTH
 from services.messages import AskStore, DaySummary, Message, Reply, Request
 from services.mqtt import Confirmed, Down, Link, News, Received, Up
-from services.outbox import Key, Outbox
+from services.outbox import Outbox
 from services.requests import read_request
 from services.store import Store, StoreError
 
@@ -24,7 +24,6 @@ _WINDOW = 20  # publications that the broker has not confirmed; Mosquitto takes 
 _MOST_ASKED = 100
 _ASK_S = 1.0  # so long after the last confirmation, what is live asks for one
 _SLOW_S = 2.0  # a broker that takes longer to confirm is stuck, and gets nothing that is worth nothing later
-_LIVE_EXPIRY_S = 5
 _GOODBYE_S = 1.0
 _SETTLE_S = 5.0  # not every device speaks at once when Home Assistant has started
 
@@ -66,7 +65,7 @@ class Delivery:
         self._changed = threading.Condition()
         self._inbox = _Inbox()
         self._closing = False
-        self._told: dict[str, Message] = {}  # what each retained topic tells; for whoever calls `accept`
+        self._told: dict[str, Message] = {}  # what is retained and not kept tells; for whoever calls `accept`
         self._retained: dict[str, Publication] = {}
         self._under_way: dict[int, tuple[float, str, Key | None]] = {}  # by number: since when, topic, what
         self._link: Link | None = None
@@ -104,12 +103,12 @@ class Delivery:
         with self._changed:
             inbox = self._inbox
             for publication in publications:
-                if publication.retain:
-                    self._told[publication.topic] = message
                 if publication.durable:
                     inbox.durable.append(publication)
-                else:
-                    inbox.due[publication.topic] = publication
+                    continue
+                inbox.due[publication.topic] = publication
+                if publication.retain:
+                    self._told[publication.topic] = message
             if isinstance(message, DaySummary):  # kept together, so that no `seq` is used twice
                 inbox.values[f"day/{message.date}"] = message.tally
             self._changed.notify()
@@ -140,8 +139,7 @@ class Delivery:
     def restate(self, ahead_s: float, *, known: bool) -> None:
         """Say again what is retained, and put right what was kept: the clock was set, so far ahead of its start."""
         for message in list(self._told.values()):
-            if not isinstance(message, DaySummary):
-                self.accept(message)
+            self.accept(message)
         store = self._store
         if store is not None:
             with self._changed:
@@ -191,7 +189,7 @@ class Delivery:
                 log.error("%s", error)
         for question in inbox.asked:
             self.answer(self._look_up(question))
-        for publication in [*inbox.due.values(), *(p for p in inbox.durable if p.retain)]:
+        for publication in [*inbox.due.values(), *inbox.durable]:
             if publication.retain:
                 self._retained[publication.topic] = publication
         slow = self._is_slow()  # asked once: what is published here is not on its way before the next one is
@@ -311,7 +309,7 @@ class Delivery:
             publication.payload,
             qos=qos,
             retain=publication.retain,
-            expiry_s=_LIVE_EXPIRY_S if publication.live else None,
+            expiry_s=LIVE_EXPIRY_S if publication.live else None,
             correlation=publication.correlation,
         )
         if qos:

@@ -12,7 +12,6 @@ import os
 import resource
 import selectors
 import signal
-import socket
 import threading
 import time
 from bisect import bisect_left, bisect_right
@@ -31,18 +30,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from services.broker import Broker
-from services.contract import Contract, Publication, Stamp
+from services.contract import LIVE_EXPIRY_S, Contract, Publication, Stamp
 from services.messages import About, Cue, Episode, Message, Tension, WearerState
-from services.mqtt import pause_s
+from services.mqtt import KEEP_ALIVE_S, pause_s, send_at_once
 from services.settings import CalibrationSettings, MqttSettings, Settings
 
-MOST_WEARERS = 5000
 _A_PROCESS = 1000  # wearers that one process drives before there is another
 _AT_ONCE = 50  # wearers that connect, or leave, at the same time; a broker's listen queue has 100 places
 _MOST_WAITING = 50  # messages that a wearer keeps while the broker is slow or away
-_KEEP_ALIVE_S = 20
 _TURN_S = 1.0  # a wearer is looked after at least this often
-_LIVE_EXPIRY_S = 5
 _CONNECT_S = 60.0
 _SETTLE_S = 1.5  # from the connect storm to measuring: every day has begun by then
 _LEAVE_S = 30.0
@@ -235,12 +231,6 @@ def allow_files(wearers: int) -> None:
                 f"expected fewer wearers or a higher limit (ulimit -Hn)"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def free_port() -> int:
-    """Return a port on loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def cpu_s(pid: int) -> float:
@@ -443,7 +433,7 @@ class _Client:
         client.on_publish = lambda _, __, mid, *___: self._waiting.discard(mid)
         client.on_socket_open = self._on_socket_open
         client.on_socket_close = self._on_socket_close
-        client.connect_async(host, port, keepalive=_KEEP_ALIVE_S, clean_start=True)
+        client.connect_async(host, port, keepalive=KEEP_ALIVE_S, clean_start=True)
         return client
 
     def turn(self, now_s: float) -> float:
@@ -555,7 +545,7 @@ class _Client:
             return
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if publication.live:
-            properties.MessageExpiryInterval = _LIVE_EXPIRY_S
+            properties.MessageExpiryInterval = LIVE_EXPIRY_S
         properties.UserProperty = (_PROPERTY, f"{self._numbers[qos] + 1} {time.monotonic_ns()}")
         topic = f"{self._contract.root}/{publication.topic}"
         info = self._client.publish(topic, publication.payload, qos, publication.retain, properties)
@@ -584,7 +574,7 @@ class _Client:
         self._away(str(reason))
 
     def _on_socket_open(self, _: paho.Client, __: Any, opened: Any) -> None:
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else what follows another message waits 40 ms
+        send_at_once(opened)
         self._socket, self._writing = opened, False
         self._crew.selector.register(opened, selectors.EVENT_READ, self)
 
@@ -626,7 +616,7 @@ class _Consumer:
         self._client.on_subscribe = lambda *_: control.send("ready")
         self._client.on_message = self._on_message
         try:
-            self._client.connect(host, port, keepalive=_KEEP_ALIVE_S)
+            self._client.connect(host, port, keepalive=KEEP_ALIVE_S)
         except OSError as error:
             raise FleetError(f"{host}:{port}: {error.strerror or error}; expected an MQTT broker there") from None
         self._where = f"{host}:{port}"

@@ -23,7 +23,7 @@ from services.settings import MqttSettings, SettingsError, is_local
 
 log = logging.getLogger(__name__)
 
-_KEEP_ALIVE_S = 20
+KEEP_ALIVE_S = 20
 _CONNECT_S = 2.0
 _GOODBYE_S = 1.0
 _VISIT_S = 5.0
@@ -115,8 +115,7 @@ class Link:
                 properties.MessageExpiryInterval = expiry_s
             if correlation is not None:
                 properties.CorrelationData = correlation
-        # A port's name may hold bytes that are no UTF-8.
-        info = self._client.publish(topic, payload.encode(errors="replace"), qos, retain, properties)
+        info = self._client.publish(topic, payload, qos, retain, properties)
         if qos == 0:
             self._live = info
         return info.mid
@@ -161,9 +160,9 @@ class Link:
             if self._version is MQTTProtocolVersion.MQTTv5:
                 limits = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
                 limits.MaximumPacketSize = _LONGEST_PACKET
-                self._client.connect(self._host, self._port, _KEEP_ALIVE_S, clean_start=True, properties=limits)
+                self._client.connect(self._host, self._port, KEEP_ALIVE_S, clean_start=True, properties=limits)
             else:
-                self._client.connect(self._host, self._port, _KEEP_ALIVE_S)
+                self._client.connect(self._host, self._port, KEEP_ALIVE_S)
         except (OSError, ValueError) as error:
             why = "" if isinstance(error, ConnectionRefusedError) else f" ({error})"
             self._say_absent(f"no broker at {self.where}{why}; cues go on, and it is tried again")
@@ -194,7 +193,7 @@ class Link:
         client.suppress_exceptions = True
         client.connect_timeout = _CONNECT_S
         client.will_set(self._will, "offline", qos=1, retain=True)
-        client.on_socket_open = _send_at_once
+        client.on_socket_open = lambda _, __, connection: send_at_once(connection)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
@@ -317,8 +316,8 @@ def _what_is_wrong(error: ssl.SSLError) -> str:
             return f"{said}; expected mqtt.ca_file to be the authority that signed it"
 
 
-def _send_at_once(_: paho.Client, __: Any, connection: Any) -> None:
-    """A message right after another would wait 40 ms for the other side to acknowledge the first."""
+def send_at_once(connection: Any) -> None:
+    """Send each message as it comes: one right after another would wait 40 ms for the other side to acknowledge."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from services.contract import Publication
+from services.contract import Key, Publication
 from services.store import Store, StoreError
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, str, int]
 
 _MOST_HELD = 10_000
 _AGAIN_S = 5.0

@@ -68,7 +68,6 @@ class Pipeline:
         self._coach = Coach(settings.cue, settings.shrug.held_s)
         self._session: _Session | None = None
         self._problem: str | None = "not connected yet"
-        self._snoozed_until_s: float | None = None
         self._counts = Counts()
         self._new_id = Ids()
         self._learned: dict[Signal, Calibration] = {}  # a board that comes back need not be learned again
@@ -97,7 +96,6 @@ class Pipeline:
                 feels_motor=self._feels_motor,
             )
             session.counts = self._counts
-            session.snoozed_until_s = self._snoozed_until_s
             self._session = session
             yield from session.begin(given, self._problem)
         yield from self._summed(session.process(block))
@@ -142,7 +140,7 @@ class Pipeline:
             cues_enabled=False,
             wear_time_s=self.day.wear_s,
             counts=self._counts,
-            snoozed_until_s=self._snoozed_until_s,
+            snoozed_until_s=self._coach.snoozed_until_s,
         )
 
     def away(self, at_s: float) -> Iterator[Message]:
@@ -157,10 +155,8 @@ class Pipeline:
 
     def snooze(self, until_s: float | None, at_s: float) -> Iterator[Message]:
         """Give no cues until a time on the board's clock; None: they may come again. It is `at_s` now."""
-        self._snoozed_until_s = until_s
-        self._coach.snooze(-math.inf if until_s is None else until_s)
+        self._coach.snoozed_until_s = until_s
         if self._session is not None:
-            self._session.snoozed_until_s = until_s
             yield self._session.state()
         else:
             yield self._without_signal(at_s)
@@ -221,7 +217,6 @@ class _Session:
         self.signal = first.signal
         self.counts = Counts()
         self.settings = settings
-        self.snoozed_until_s: float | None = None
         self._day = day
         self._new_id = new_id
         self._coach = coach
@@ -419,7 +414,7 @@ class _Session:
         )
 
     def _snoozed(self) -> float | None:
-        until_s = self.snoozed_until_s
+        until_s = self._coach.snoozed_until_s
         return until_s if until_s is not None and until_s > self.now_s else None
 
     def _is_due(self, said: WearerState, state: WearerState) -> bool:

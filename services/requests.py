@@ -7,8 +7,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import fastjsonschema
-
 from services.messages import Request
 
 VERBS = ("snooze", "resume", "cue-test", "feedback", "diary", "set", "resend")
@@ -62,6 +60,8 @@ def _may_reply(topic: str, root: str) -> bool:
 
 
 def _wrong(verb: str, body: dict[str, Any]) -> str | None:
+    import fastjsonschema
+
     try:
         _validator(verb)(body)
     except fastjsonschema.JsonSchemaValueException as error:
@@ -72,6 +72,8 @@ def _wrong(verb: str, body: dict[str, Any]) -> str | None:
 
 @cache
 def _validator(verb: str) -> Any:
+    import fastjsonschema
+
     formats = {"date-time": _is_time, "date": _is_date}
     return fastjsonschema.compile(schema(f"cmd_{verb}"), formats=formats)
 

@@ -20,17 +20,17 @@ from firmware_bridge.bridge import UNUSED, Bridge
 from firmware_bridge.port import Port
 from services.broker import Broker, BrokerError, find_broker
 from services.clock import Clock
-from services.contract import Contract, Publication, text_of
+from services.contract import Contract, Publication, root_of, text_of
 from services.daemon import Service, Threaded
 from services.day import Day
 from services.delivery import Delivery
 from services.haptics import Haptics
 from services.homeassistant import BIRTH, discovery
-from services.mqtt import Link
+from services.mqtt import Link, News
 from services.pipeline import Pipeline
 from services.recorder import Recorder
 from services.screen import LiveScreen, Screen, ScreenLog
-from services.settings import Settings, SettingsError, StoreSettings
+from services.settings import MqttSettings, Settings, SettingsError, StoreSettings
 from services.steering import Steering, with_live
 from services.store import Store, StoreError
 
@@ -192,22 +192,25 @@ def _broker(settings: Settings, service: Service, stack: contextlib.ExitStack) -
     return broker
 
 
-def _connect(settings: Settings, delivery: Delivery, broker: Broker, screen: Screen) -> None:
-    root = f"unshrug/{settings.wearer.id}"
-    delivery.connect(
-        lambda hear: Link(
-            settings.mqtt,
-            broker.host,
-            broker.port,
-            client_id=f"unshrug-{settings.wearer.id}-service",
-            will=f"{root}/status",
-            topics=(f"{root}/cmd/+", BIRTH),
-            tell=hear,
-        )
+def link_of(wearer: str, broker: Broker, settings: MqttSettings, hear: Callable[[News], None]) -> Link:
+    """Connect a wearer's service: it hears requests, and Home Assistant start. Raises SettingsError."""
+    root = root_of(wearer)
+    return Link(
+        settings,
+        broker.host,
+        broker.port,
+        client_id=f"unshrug-{wearer}-service",
+        will=f"{root}/status",
+        topics=(f"{root}/cmd/+", BIRTH),
+        tell=hear,
     )
+
+
+def _connect(settings: Settings, delivery: Delivery, broker: Broker, screen: Screen) -> None:
+    delivery.connect(partial(link_of, settings.wearer.id, broker, settings.mqtt))
     whose = "started for this run" if broker.is_child else "found"
     screen.note(f"MQTT: {broker.host}:{broker.port} ({whose}); see it from another terminal:")
-    screen.note(f"  mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{root}/#'")
+    screen.note(f"  mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{root_of(settings.wearer.id)}/#'")
 
 
 def bridge_of(settings: Settings) -> Bridge:

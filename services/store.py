@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from services.contract import Publication, shifted
+from services.contract import Key, Publication, shifted
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class Store:
         """Return what the broker has not confirmed, in order, after a place in it. Raises StoreError."""
         return self._read("WHERE waiting AND n > ? ORDER BY n LIMIT ?", after, most)
 
-    def waits(self, key: tuple[str, str, int]) -> bool:
+    def waits(self, key: Key) -> bool:
         """Return whether this is kept, and the broker has not confirmed it. Raises StoreError."""
         return bool(self._read("WHERE waiting AND topic = ? AND id = ? AND seq = ?", *key))
 
@@ -193,7 +193,7 @@ class Store:
             " HAVING sum(event = 'ended') = 0) ORDER BY n"
         )
 
-    def confirm(self, keys: Iterable[tuple[str, str, int]]) -> None:
+    def confirm(self, keys: Iterable[Key]) -> None:
         """Note what the broker has confirmed. A power cut may undo it: then it is sent again."""
         with self._writing(surely=False):
             self._db.executemany("UPDATE message SET waiting = 0 WHERE topic = ? AND id = ? AND seq = ?", list(keys))

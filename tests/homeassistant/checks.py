@@ -23,9 +23,9 @@ from homeassistant.core import HomeAssistant
 from homeassistant.helpers import frame
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from services.broker import Broker
+from services.broker import Broker, free_port
 from services.homeassistant import discovery, topic_of
-from tests.services.conftest import LOOPBACK, Listener, broker, eventually, free_port, listening
+from tests.services.conftest import LOOPBACK, Listener, broker, eventually, listening
 from tests.services.published import DAY, EPISODE, INFO, LEVELS, NOW, calibrated, is_accepted, named
 from tests.services.test_homeassistant import NO_BOARD, ODD, shown
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import queue
-import socket
 import subprocess
 import sys
 import threading
@@ -29,12 +28,10 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from dsp.detect import Phase, Shrug
 from firmware_bridge.blocks import SampleBlock, Signal
 from firmware_bridge.simulator import REFERENCE_UV, REST_UV, Activity, Wearer
-from services.broker import Broker, find_broker
+from services.broker import Broker, find_broker, free_port
 from services.contract import SCHEMAS
 from services.daemon import Service
-from services.homeassistant import BIRTH
 from services.messages import Message
-from services.mqtt import Link, News
 from services.requests import schema
 from services.settings import CalibrationSettings, MqttSettings, Settings
 
@@ -65,12 +62,6 @@ def eventually(true: Callable[[], object], seconds: float = 5.0) -> None:
     while not true():
         assert time.monotonic() < until, f"not within {seconds} s"
         time.sleep(0.005)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server((LOOPBACK, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -206,20 +197,6 @@ def listening(port: int, root: str) -> Iterator[Listener]:
         yield listener
     finally:
         listener.close()
-
-
-def link_of(wearer: str, broker: Broker, settings: MqttSettings, hear: Callable[[News], None]) -> Link:
-    """Connect as the service does."""
-    root = f"unshrug/{wearer}"
-    return Link(
-        settings,
-        broker.host,
-        broker.port,
-        client_id=f"{wearer}-service",
-        will=f"{root}/status",
-        topics=(f"{root}/cmd/+", BIRTH),
-        tell=hear,
-    )
 
 
 class Collector:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from services.broker import Broker, BrokerError, answers, find_broker
+from services.broker import Broker, BrokerError, answers, find_broker, free_port
 from services.settings import MqttSettings
-from tests.services.conftest import LOOPBACK, eventually, free_port, listening
+from tests.services.conftest import LOOPBACK, eventually, listening
 
 HAVE_A_BROKER = """
 import signal, sys

@@ -16,12 +16,12 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from services.broker import BrokerError, answers, mosquitto
+from services.broker import BrokerError, answers, free_port, mosquitto
 from services.broker_setup import Wanted, set_up
 from services.credentials import password
 from services.mqtt import visit
 from services.settings import MqttSettings, SettingsError, load_settings
-from tests.services.conftest import LOOPBACK, eventually, free_port, unshrug
+from tests.services.conftest import LOOPBACK, eventually, unshrug
 
 REFUSED = "it refuses: Not authorized; expected mqtt.username and mqtt.password_file as the broker knows them"
 

@@ -36,15 +36,16 @@ from paho.mqtt.properties import Properties
 
 from dsp.exposure import ExposureSettings
 from firmware_bridge.simulator import PtyBoard
-from services.broker import Broker, answers, mosquitto
+from services.broker import Broker, answers, free_port, mosquitto
 from services.contract import Publication
 from services.day import Day
 from services.delivery import Delivery
 from services.messages import AskStore, Cue, Diary, Message, Request
 from services.mqtt import Link, News
+from services.serving import link_of
 from services.settings import MqttSettings
 from services.store import Store
-from tests.services.conftest import LOOPBACK, eventually, free_port, link_of, listening
+from tests.services.conftest import LOOPBACK, eventually, listening
 from tests.services.test_mqtt import ENDED, STARTED, STATE, TENSION, contract_of
 from tests.services.test_service import config, program, stream
 

@@ -16,8 +16,9 @@ import pytest
 from gpiozero.pins.mock import MockFactory
 
 from firmware_bridge.simulator import REFERENCE_UV, Wearer
+from services.broker import free_port
 from services.cli import main
-from tests.services.conftest import REST, SHRUG, SIMULATED_GPIO, UNSHRUG, Array, free_port, samples, unshrug
+from tests.services.conftest import REST, SHRUG, SIMULATED_GPIO, UNSHRUG, Array, samples, unshrug
 
 HEAVY = ("numpy", "scipy", "paho", "gpiozero", "rich", "serial", "pyarrow")
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.broker import Broker
+from services.broker import Broker, free_port
 from services.cli import main
 from services.fleet import Delays, names, record_day
 from services.messages import Cue, Episode
-from tests.services.conftest import LOOPBACK, UNSHRUG, Heard, eventually, free_port, listening, unshrug
+from tests.services.conftest import LOOPBACK, UNSHRUG, Heard, eventually, listening, unshrug
 from tests.services.test_broker import brokers_of
 
 TWENTY = {f"unshrug/{name}" for name in names(20)}

@@ -22,7 +22,7 @@ from dsp.filters import Band
 from dsp.quality import Quality
 from dsp.reference import Verdict
 from firmware_bridge.bridge import Counts
-from services.broker import Broker, answers, find_broker, mosquitto
+from services.broker import Broker, answers, find_broker, free_port, mosquitto
 from services.contract import SCHEMAS, Contract, Publication, Stamp
 from services.delivery import Delivery
 from services.homeassistant import BIRTH
@@ -44,9 +44,10 @@ from services.messages import (
 )
 from services.mqtt import Link, News, Up, pause_s
 from services.requests import VERBS
+from services.serving import link_of
 from services.settings import MqttSettings, SettingsError
 from services.store import Store
-from tests.services.conftest import LOOPBACK, Listener, eventually, free_port, link_of, listening, shrug
+from tests.services.conftest import LOOPBACK, Listener, eventually, listening, shrug
 from tests.services.test_broker import brokers_of
 
 WALL_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z

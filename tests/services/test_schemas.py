@@ -24,9 +24,9 @@ from dsp.quality import REASONS, STATES
 from dsp.reference import Verdict
 from firmware_bridge.bridge import Counts
 from services.broker import Broker
-from services.contract import SCHEMAS, Contract, Stamp, interrupted
+from services.contract import LIVE_EXPIRY_S, SCHEMAS, Contract, Stamp, interrupted
 from services.day import Day
-from services.delivery import _LIVE_EXPIRY_S, Delivery
+from services.delivery import Delivery
 from services.haptics import Haptics
 from services.messages import (
     About,
@@ -48,7 +48,7 @@ from services.messages import (
 from services.pipeline import Pipeline, uuid7
 from services.requests import VERBS, read_request, schema
 from services.screen import make_screen
-from services.serving import _announcement, _connect
+from services.serving import _announcement, _connect, link_of
 from services.settings import MqttSettings, Settings, WearerSettings
 from services.steering import Steering
 from services.store import Store
@@ -59,7 +59,6 @@ from tests.services.conftest import (
     Heard,
     blocks,
     eventually,
-    link_of,
     listening,
     samples,
     validate,
@@ -452,7 +451,7 @@ def test_what_is_sent_is_what_the_document_says_with_its_qos_and_retain(life: li
     sent = {(full(heard), heard.qos, heard.retain, heard.expiry_s is not None) for heard in life}
     how = {address: operation["bindings"]["mqtt"] for address, operation in operations("send").items()}
     assert sent == {(address, of["qos"], of["retain"], "messageExpiryInterval" in of) for address, of in how.items()}
-    assert {of["messageExpiryInterval"] for of in how.values() if "messageExpiryInterval" in of} == {_LIVE_EXPIRY_S}
+    assert {of["messageExpiryInterval"] for of in how.values() if "messageExpiryInterval" in of} == {LIVE_EXPIRY_S}
     for heard in life:
         of = payload_of(operations("send")[full(heard)])
         validator(of).validate(heard.payload if of["type"] == "string" else heard.body)

@@ -29,6 +29,7 @@ from services.delivery import Delivery
 from services.haptics import Haptics
 from services.messages import Cue, Episode, Message, Tension, WearerState
 from services.pipeline import Pipeline
+from services.serving import link_of
 from services.settings import MqttSettings, Settings
 from tests.services.conftest import (
     CALIBRATED,
@@ -38,7 +39,6 @@ from tests.services.conftest import (
     Collector,
     Running,
     eventually,
-    link_of,
     listening,
     running,
     shrug,

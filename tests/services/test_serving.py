@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from firmware_bridge.simulator import REFERENCE_UV, REST_UV, Activity, PtyBoard, Wearer, framed_stream
-from services.broker import Broker, find_broker
+from services.broker import Broker, find_broker, free_port
 from services.serving import state_folder
 from services.settings import MqttSettings, StoreSettings
 from services.store import Store
-from tests.services.conftest import SIMULATED_GPIO, Listener, Running, free_port, listening
+from tests.services.conftest import SIMULATED_GPIO, Listener, Running, listening
 
 HELD = (Activity("rest", 4, REST_UV), Activity("sustained shrug", 600, 60))
 
