@@ -23,6 +23,7 @@ from services.messages import (
     DaySummary,
     Diary,
     Episode,
+    Guided,
     Message,
     Outcome,
     Reply,
@@ -116,6 +117,12 @@ class Contract:
             case Diary():
                 body = {"id": message.id, "seq": 0} | message.entry
                 yield self._say("diary", message.at_s, body, durable=True)
+            case Guided():
+                # Only the end of it is a record; on the way it is of no use later.
+                yield self._say(
+                    message.activity, message.at_s, self._guided(message), durable=message.event == "ended",
+                    live=message.event != "ended",
+                )  # fmt: skip
             case DaySummary():
                 yield self._say("summary/day", message.at_s, self._summary(message), durable=True, retain=True)
             case About():
@@ -214,6 +221,17 @@ class Contract:
             "channel": m.channel,
             "shrug_start": self._t(m.shrug_start_s),
             "episode_id": m.episode_id,
+        }
+
+    def _guided(self, m: Guided) -> dict[str, Any]:
+        return {
+            "event": m.event,
+            "id": m.id,
+            "seq": m.seq,
+            "step": m.step,
+            "say": m.say,
+            "left_s": _r(m.left_s, 1),
+            **m.details,
         }
 
     def _summary(self, m: DaySummary) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import gpiozero
 from gpiozero.pins.mock import MockFactory, MockPWMPin
 
-from services.messages import PATTERNS, Cue, CueTest, Message, Pattern
+from services.messages import PATTERNS, Cue, CueTest, Guided, Message, Pattern
 from services.settings import MotorSettings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -55,15 +55,18 @@ class Haptics:
 
     def drive(self, settings: MotorSettings) -> None:
         """Drive the motor as strongly as these say, from the next pulse on."""
-        self._drive = settings.drive_pct / 100 if settings.kind == "vibration" else 1.0
+        self._dims = settings.kind == "vibration"
+        self._drive = settings.drive_pct / 100 if self._dims else 1.0
 
     def accept(self, message: Message) -> None:
-        """Play the pattern of a cue that is given, or tested; everything else is none of the motor's business."""
-        if isinstance(message, CueTest) or (isinstance(message, Cue) and message.outcome == "given"):
-            self.alive()
-            self._cancel.clear()
-            self._wanted = message.pattern
-            self._wake.set()
+        """Play what a message asks the motor for; most do not."""
+        match message:
+            case CueTest() | Guided() | Cue(outcome="given"):
+                if message.pattern is not None:
+                    self.alive()
+                    self._cancel.clear()
+                    self._wanted = message.pattern
+                    self._wake.set()
 
     def alive(self) -> None:
         """Vouch for the data: the motor may run on for a moment."""
@@ -103,11 +106,11 @@ class Haptics:
 
     def _play(self, pattern: Pattern) -> None:
         try:
-            for on_s, off_s in PATTERNS[pattern]:
-                self._set(self._drive)
-                goes_on = self._wait(on_s)
+            for pulse in PATTERNS[pattern]:
+                self._set(self._drive * (pulse.strength if self._dims else 1.0))
+                goes_on = self._wait(pulse.on_s)
                 self._set(0.0)
-                if not goes_on or not self._wait(off_s):
+                if not goes_on or not self._wait(pulse.off_s):
                     break
         finally:  # before anybody writes about it: a log can be stuck
             self._surely_off()

@@ -1,7 +1,7 @@
 """What the pipeline says: one closed set of frozen values, which every sink handles."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dsp.chain import BandChange, Levels, Spectra
 from dsp.detect import Shrug
@@ -11,20 +11,35 @@ from dsp.quality import Quality, State
 from dsp.reference import Verdict
 from firmware_bridge.bridge import Counts
 
-Outcome = Literal["given", "self_corrected", "suppressed"]
-Pattern = Literal["cue", "escalation"]
+Outcome = Literal["given", "withheld", "self_corrected", "suppressed"]
+Trigger = Literal["shrug", "low_rest", "sensor"]
+Pattern = Literal["cue", "escalation", "sensor", "step", "inhale", "exhale"]
 
-# (seconds on, seconds off) in a row: gentle, stronger once, never a second of vibration at a stretch.
-PATTERNS: dict[Pattern, tuple[tuple[float, float], ...]] = {
-    "cue": ((0.150, 0.150), (0.150, 0.0)),
-    "escalation": ((0.200, 0.150), (0.200, 0.150), (0.200, 0.0)),
+
+class Pulse(NamedTuple):
+    """The motor on, then off; `strength` is a share of the drive that the settings give."""
+
+    on_s: float
+    off_s: float = 0.0
+    strength: float = 1.0
+
+
+# Gentle, stronger once, never a second of vibration at a stretch. What guides an exercise is short, so that most of the
+# time the EMG can be seen beside it.
+PATTERNS: dict[Pattern, tuple[Pulse, ...]] = {
+    "cue": (Pulse(0.150, 0.150), Pulse(0.150)),
+    "escalation": (Pulse(0.200, 0.150), Pulse(0.200, 0.150), Pulse(0.200)),
+    "sensor": (Pulse(0.600),),
+    "step": (Pulse(0.100),),
+    "inhale": (Pulse(0.150, 0.150, 0.5), Pulse(0.150, 0.150, 0.75), Pulse(0.150)),
+    "exhale": (Pulse(0.150, 0.150), Pulse(0.150, 0.150, 0.75), Pulse(0.150, 0.0, 0.5)),
 }
 MOTOR_LAG_S = 0.2  # from a cue's due time to the motor standing still again, beyond the pattern itself
 
 
 def seconds_of(pattern: Pattern) -> float:
     """Return how long a pattern lasts."""
-    return sum(on + off for on, off in PATTERNS[pattern])
+    return sum(pulse.on_s + pulse.off_s for pulse in PATTERNS[pattern])
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +222,26 @@ class Diary:
 
 
 @dataclass(frozen=True, slots=True)
+class Guided:
+    """A word to the wearer who is guided through a calibration or an exercise.
+
+    `id` and `seq` together name one message. `step` is for programs, `say` for people; `left_s` is how long the step
+    still takes, None where it waits for the wearer. `details` are what the kind of activity adds, as its schema says.
+    """
+
+    event: Literal["started", "progress", "ended"]
+    activity: Literal["calibration", "exercise"]
+    id: str
+    seq: int
+    at_s: float
+    step: str
+    say: str
+    left_s: float | None = None
+    pattern: Pattern | None = None  # what the motor plays at this moment
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class AskStore:
     """A request that is about what has been stored, so that whoever has the store answers it."""
 
@@ -227,5 +262,6 @@ Message = (
     | Episode
     | DaySummary
     | Diary
+    | Guided
     | About
 )

@@ -38,6 +38,9 @@ _MIGRATIONS = (
     CREATE INDEX message_wall ON message (wall_s);
     CREATE TABLE kept (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE INDEX message_topic ON message (topic, n); -- the diary and its like are read as a whole
+    """,
 )
 
 # What matters least goes first: of an episode its end says everything, and the wearer's own words come last. Only what
@@ -47,7 +50,7 @@ _LEAST = """
       CASE WHEN event IN ('started', 'updated') AND NOT EXISTS (SELECT 1 FROM message AS later
              WHERE later.topic = message.topic AND later.id = message.id AND later.seq > message.seq) THEN 7
            WHEN event = 'updated' THEN waiting
-           WHEN topic = 'diary' THEN 6
+           WHEN topic IN ('diary', 'checkin', 'calibration', 'exercise') THEN 6
            WHEN NOT waiting THEN 2
            WHEN event = 'started' THEN 3
            WHEN topic = 'cue' THEN 4
@@ -185,6 +188,15 @@ class Store:
             f"WHERE topic = ? {of} ORDER BY n DESC LIMIT 1", topic, *([] if message_id is None else [message_id])
         )
         return found[0] if found else None
+
+    def latest(self, topic: str) -> list[dict[str, Any]]:
+        """Return the last word on each thing of a topic, as published, in the order of the first. Raises StoreError."""
+        found: dict[str, tuple[int, dict[str, Any]]] = {}
+        for stored in self._read("WHERE topic = ? ORDER BY n", topic):
+            p = stored.publication
+            if p.id not in found or p.seq >= found[p.id][0]:
+                found[p.id] = p.seq, json.loads(p.payload)
+        return [body for _, body in found.values()]
 
     def open_episodes(self) -> list[Stored]:
         """Return the last word on each episode that has no end."""

@@ -1,4 +1,4 @@
-"""What each command does: put the parts together, run them, report."""
+"""The commands around board, recordings and broker."""
 
 import argparse
 import contextlib
@@ -7,25 +7,22 @@ import io
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dsp.filters import SignalError
 from dsp.reference import Calibration
 from firmware_bridge.boards import BOARDS, sends
-from firmware_bridge.brainflow_stream import BrainflowError
 from firmware_bridge.bridge import Bridge
 from firmware_bridge.port import Port, PortError, found_ports, resolve
 from firmware_bridge.probe import choose, identify_all
 from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
 from services.broker import BrokerError, answers, find_broker, free_port, mosquitto
 from services.clock import Clock
+from services.commands.shared import broker_host, config_home, config_path, load, stop_signal
 from services.contract import RETAINED, root_of
 from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
@@ -34,13 +31,11 @@ from services.mqtt import visit
 from services.recorder import Recorder, default_name
 from services.screen import make_screen
 from services.serving import RunsAlreadyError, board_with, inputs_of, only_one, serve
-from services.settings import MqttSettings, Settings, SettingsError, is_local, load_settings
+from services.settings import Settings, SettingsError, is_local
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 65536
-
-FAILURES = (SettingsError, BrokerError, RecordingError, PortError, SignalError, DecodingError, BrainflowError)
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -55,7 +50,7 @@ def demo(options: argparse.Namespace) -> int:
         board=replace(settings.board, channels=("left", "right")),
     )
     wearer = Wearer(channels=2, seed=options.seed)
-    with PtyBoard(framed_stream(wearer)) as board, _stop_signal() as stop:
+    with PtyBoard(framed_stream(wearer)) as board, stop_signal() as stop:
         until = time.monotonic() + options.seconds if options.seconds else None
         screen = make_screen(headless=options.headless)
         screen.note(f"a simulated wearer on {board.path}; Ctrl-C ends this")
@@ -75,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     recorder = None
     if options.record is not None:
         recorder = Recorder(options.record / default_name(settings.wearer.id, clock.wall()), clock)
-    with _stop_signal() as stop:
+    with stop_signal() as stop:
         screen = make_screen(headless=False, quiet=True)
         return serve(
             settings, screen, simulated=False, keeps=True, done=lambda _: stop.is_set(), clock=clock, recorder=recorder
@@ -93,7 +88,7 @@ def record(options: argparse.Namespace) -> int:
         over = options.seconds is not None and recorder.running_s >= options.seconds
         return over or stop.is_set() or recorder.error is not None
 
-    with _stop_signal() as stop:
+    with stop_signal() as stop:
         screen = make_screen(headless=True, quiet=True)
         screen.note(f"recording to {recorder.path}; Ctrl-C ends it")
         serve(settings, screen, simulated=True, done=done, clock=clock, recorder=recorder)
@@ -114,7 +109,7 @@ def export(options: argparse.Namespace) -> int:
 
 def _with_board(options: argparse.Namespace) -> Settings:
     """Read the settings, with the board and port that the options name instead."""
-    settings = _load(options)
+    settings = load(options)
     _known_board(options.board)
     board = settings.board
     board = replace(board, kind=options.board or board.kind, port=options.port or board.port)
@@ -132,7 +127,7 @@ def replay(options: argparse.Namespace) -> int:
 
     settings, recording, calibration = _prepare(options, options.recording)
     stream = ascii_stream(recording.codes(), recording.signal.rate_hz)
-    with PtyBoard(stream, speed=options.speed, patient=True) as player, _stop_signal() as stop:
+    with PtyBoard(stream, speed=options.speed, patient=True) as player, stop_signal() as stop:
         screen = make_screen(headless=False)
         settings = replace(
             settings,
@@ -154,30 +149,6 @@ def replay(options: argparse.Namespace) -> int:
         if player.error is not None:
             raise player.error
         return code
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """Turn Ctrl-C, Ctrl-\\, Ctrl-Z, SIGTERM and a closed terminal into an event; a second signal ends at once.
-
-    Ctrl-Z ends too: a stopped program could not stop its motor.
-    """
-    stop = threading.Event()
-    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP}
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
-        numbers.remove(signal.SIGHUP)
-
-    def handle(number: int, _: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def analyze(options: argparse.Namespace) -> int:
@@ -210,7 +181,7 @@ def _prepare(options: argparse.Namespace, path: Path) -> tuple[Settings, Recordi
     """Read settings and recording, and take the wearer's levels from the options or the recording."""
     from services.analysis import Given, calibrate
 
-    settings = _load(options)
+    settings = load(options)
     if options.mains:
         settings = replace(settings, filter=replace(settings.filter, mains=options.mains))
     _known_board(options.board)
@@ -348,7 +319,7 @@ def simulate_fleet(options: argparse.Namespace) -> int:
     host, port = options.broker or "127.0.0.1", options.port or (free_port() if own else 1883)
     try:
         with contextlib.ExitStack() as stack:
-            stop = stack.enter_context(_stop_signal())
+            stop = stack.enter_context(stop_signal())
             allow_files(options.wearers)
             if not own and not answers(host, port):
                 raise FleetError(
@@ -374,8 +345,8 @@ def mqtt(options: argparse.Namespace) -> int:
 def _set_up_broker(options: argparse.Namespace) -> int:
     from services.broker_setup import Wanted, set_up
 
-    home = Path("/etc/unshrug") if os.geteuid() == 0 else _config_home() / "unshrug"
-    wearers = tuple(options.wearer) or (_load(options).wearer.id,)
+    home = Path("/etc/unshrug") if os.geteuid() == 0 else config_home() / "unshrug"
+    wearers = tuple(options.wearer) or (load(options).wearer.id,)
     wanted = Wanted(wearers, tuple(options.host), options.bind, options.websocket, options.renew)
     print("\n".join(set_up((options.dir or home / "broker").absolute(), wanted)))
     return 0
@@ -383,8 +354,8 @@ def _set_up_broker(options: argparse.Namespace) -> int:
 
 def _forget(options: argparse.Namespace) -> int:
     """Remove what is retained of the wearer on the broker, so that Home Assistant has no such device any more."""
-    settings = _load(options)
-    wearer, host = settings.wearer.id, _broker_host(settings.mqtt)
+    settings = load(options)
+    wearer, host = settings.wearer.id, broker_host(settings.mqtt)
     kept = [f"{root_of(wearer)}/{topic}" for topic in RETAINED]
     with only_one(wearer):  # a service that runs would publish all of it again
         wrong = visit(settings.mqtt, host, settings.mqtt.port, [topic_of(wearer), *kept])
@@ -392,10 +363,6 @@ def _forget(options: argparse.Namespace) -> int:
         raise BrokerError(f"{host}:{settings.mqtt.port}: {wrong}")
     print(f"{wearer} is removed from {host}:{settings.mqtt.port}, and with that from Home Assistant")
     return 0
-
-
-def _broker_host(mqtt: MqttSettings) -> str:
-    return "127.0.0.1" if mqtt.broker == "auto" else mqtt.broker
 
 
 def _chosen_port(settings: Settings) -> Settings:
@@ -419,7 +386,7 @@ def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     settings = Settings()
     try:
         settings = _with_board(options)
-        path = _config_path(options)
+        path = config_path(options)
         inputs_of(board_with(settings), settings.board.channels)
         yield "ok", "settings", str(path) if path else "the defaults; no file is there"
     except SettingsError as error:
@@ -465,7 +432,7 @@ def _check_broker(settings: Settings) -> tuple[str, str, str]:
     mqtt = settings.mqtt
     if not mqtt.enabled:
         return "ok", "broker", "MQTT is off in the settings"
-    host = _broker_host(mqtt)
+    host = broker_host(mqtt)
     if mqtt.broker == "auto" and answers(host, mqtt.port) is None:
         if mosquitto():
             return "ok", "broker", "none runs; Mosquitto will be started"
@@ -479,38 +446,3 @@ def _check_broker(settings: Settings) -> tuple[str, str, str]:
     if not is_local(host) and not mqtt.username:
         return "warn", "broker", f"{host}:{mqtt.port} asks for no password: anybody there can read and command"
     return "ok", "broker", f"{host}:{mqtt.port} answers"
-
-
-def _config_path(options: argparse.Namespace) -> Path | None:
-    if options.config is not None:
-        return Path(options.config)
-    try:
-        usual = (_config_home() / "unshrug" / "unshrug.toml", Path("/etc/unshrug/unshrug.toml"))
-        return next((path for path in usual if path.exists()), None)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
-        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        raise SettingsError(f"{what}; expected readable settings, or --config FILE") from None
-
-
-def _config_home() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-
-
-def _load(options: argparse.Namespace) -> Settings:
-    path = _config_path(options)
-    return load_settings(path) if path else Settings()
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "demo": demo,
-    "run": run,
-    "record": record,
-    "export": export,
-    "replay": replay,
-    "analyze": analyze,
-    "decode": decode,
-    "simulate-fleet": simulate_fleet,
-    "boards": boards,
-    "mqtt": mqtt,
-    "check": check,
-}
