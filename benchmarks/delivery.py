@@ -22,9 +22,8 @@ from services.delivery import Delivery
 from services.fleet import Report, allow_files, record_day, run_fleet
 from services.messages import Episode
 from services.mqtt import Link
-from services.pipeline import uuid7
 from services.settings import MqttSettings
-from services.store import Store
+from services.store import Store, uuid7
 
 _PAGE = Path(__file__).parents[1] / "docs" / "delivery.md"
 _SECONDS = 20.0

@@ -5,7 +5,7 @@ after the start perhaps. So everything is timed by the monotonic clock, and wall
 """
 
 import time
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
@@ -28,9 +28,17 @@ class Clock:
         """Return seconds since 1970."""
         return time.time() if self._speed == 1 else self._wall0 + self.mono()
 
-    def today(self) -> date:
-        """Return the machine's local date, whatever the speed."""
-        return date.today()
+    def now(self) -> datetime:
+        """Return the time with its offset from UTC where the machine is."""
+        return datetime.fromtimestamp(self.wall(), UTC).astimezone()
+
+    def local(self) -> datetime:
+        """Return the machine's local date and time, without an offset, whatever the speed.
+
+        A time zone that is changed while the program runs counts at once.
+        """
+        time.tzset()
+        return datetime.now()
 
     def synchronised(self) -> bool:
         """Whether wall time is known to be right: systemd's time service says so. Not known is False."""

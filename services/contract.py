@@ -19,9 +19,9 @@ from services.messages import (
     About,
     ChannelTension,
     Cue,
+    CueResult,
     CueTest,
     DaySummary,
-    Diary,
     Episode,
     Guided,
     Message,
@@ -32,8 +32,21 @@ from services.messages import (
 )
 from services.requests import VERBS
 
-SCHEMAS = ("tension", "state", "episode", "cue", "diary", "summary_day", "info", "reply")
-RETAINED = ("status", "info", "state", "summary/day")
+SCHEMAS = (
+    "tension",
+    "state",
+    "episode",
+    "cue",
+    "diary",
+    "checkin",
+    "calibration",
+    "exercise",
+    "summary_day",
+    "summary_night",
+    "info",
+    "reply",
+)
+RETAINED = ("status", "info", "state", "summary/day", "summary/night")
 LIVE_EXPIRY_S = 5
 TIMES = ("t", "start", "end", "shrug_start")  # what a clock that was wrong has made wrong
 
@@ -49,6 +62,7 @@ def root_of(wearer: str) -> str:
 class Stamp:
     """Where a second of the board's clock lies on the machine's: since 1970, and since the service started.
 
+    The latter is NaN where no service runs.
     `known` says whether the machine's wall clock is known to be right.
     """
 
@@ -114,21 +128,23 @@ class Contract:
                 yield self._say("episode", message.at_s, self._episode(message), durable=True)
             case Cue():
                 yield self._say("cue", message.at_s, self._cue(message), durable=True)
-            case Diary():
-                body = {"id": message.id, "seq": 0} | message.entry
-                yield self._say("diary", message.at_s, body, durable=True)
+            case CueResult():
+                yield self._say("cue", message.cue.at_s, self._cue_result(message), durable=True)
             case Guided():
                 # Only the end of it is a record; on the way it is of no use later.
-                yield self._say(
-                    message.activity, message.at_s, self._guided(message), durable=message.event == "ended",
-                    live=message.event != "ended",
-                )  # fmt: skip
+                over = message.event == "ended"
+                yield self._say(message.activity, message.at_s, self._guided(message), durable=over)
             case DaySummary():
-                yield self._say("summary/day", message.at_s, self._summary(message), durable=True, retain=True)
+                topic = f"summary/{message.period}"
+                yield self._say(topic, message.at_s, self._summary(message), durable=True, retain=True)
             case About():
                 yield self._say("info", message.at_s, self._info(message), retain=True)
             case _:
                 assert_never(message)
+
+    def record(self, topic: str, record_id: str, seq: int, entry: dict[str, Any]) -> Publication:
+        """Return what the wearer wrote down, now; another `seq` of the same id takes its place."""
+        return self._say(topic, None, {"id": record_id, "seq": seq} | entry, durable=True)
 
     def reply(self, message: Reply) -> Publication:
         """Return the answer to a request."""
@@ -150,7 +166,7 @@ class Contract:
         head = {
             "schema": f"unshrug.{topic.replace('/', '_')}/1",
             "t": rfc3339(stamp.wall_s),
-            "mono_s": round(stamp.mono_s, 3),
+            "mono_s": _r(stamp.mono_s, 3),
             "clock": "synchronised" if stamp.known else "unknown",
         }
         name = {"id": body["id"], "seq": body["seq"]} if durable else {}
@@ -187,6 +203,10 @@ class Contract:
             "cues_enabled": m.cues_enabled,
             "snoozed_until": self._t(m.snoozed_until_s),
             "wear_time_s": round(m.wear_time_s, 1),
+            "period": m.period,
+            "silent_because": m.silent_because,
+            "ignored_cues": m.ignored_cues,
+            "questions": list(m.questions),
         }
 
     def _episode(self, m: Episode) -> dict[str, Any]:
@@ -216,11 +236,24 @@ class Contract:
             "id": m.id,
             "seq": 0,
             "outcome": m.outcome,
+            "trigger": m.trigger,
             "pattern": m.pattern,
+            "prompt": m.prompt,
             "reason": m.reason,
+            "share": _r(m.share, 3),
             "channel": m.channel,
-            "shrug_start": self._t(m.shrug_start_s),
+            "shrug_start": self._t(m.start_s) if m.trigger == "shrug" else None,
+            "start": self._t(m.start_s),
             "episode_id": m.episode_id,
+            "relaxed_after_s": None,
+            "rest_after_pct": None,
+        }
+
+    def _cue_result(self, m: CueResult) -> dict[str, Any]:
+        return self._cue(m.cue) | {
+            "seq": 1,
+            "relaxed_after_s": _r(m.relaxed_after_s),
+            "rest_after_pct": _r(m.rest_after_pct),
         }
 
     def _guided(self, m: Guided) -> dict[str, Any]:
@@ -240,6 +273,8 @@ class Contract:
             "seq": m.seq,
             "date": m.date,
             "final": m.final,
+            "free_rest_pct": _r(m.free_rest_pct),
+            "hours": [{"wear_s": round(wear_s, 1), "tense_s": round(tense_s, 1)} for wear_s, tense_s in m.hours],
             "wear_time_s": round(m.wear_time_s, 1),
             "valid_time_s": round(m.valid_time_s, 1),
             "episodes": m.episodes,

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from functools import partial
 from typing import Protocol
 
@@ -23,9 +24,12 @@ log = logging.getLogger(__name__)
 
 _REOPEN_AFTER_S = 10.0
 _MOST_WAITING = 2000
-_MOST_REQUESTS = 100
+_MOST_CALLS = 100
 _GOODBYE_S = 2.0
 _LATE_S = 0.5  # data that arrive this much later than others are not of now
+
+
+Call = Callable[[float], Iterable[Message]]
 
 
 class Sink(Protocol):
@@ -107,7 +111,7 @@ class Service:
         self.chores: list[Callable[[], None]] = []  # what is to be looked after in each round, in the main thread
         self.on_clock_set: list[Callable[[], None]] = []  # what is to be done when wall time was set
         self.obey: Callable[[Request, float], Iterable[Message]] = lambda request, at_s: ()
-        self._requests: queue.Queue[Request] = queue.Queue(_MOST_REQUESTS)
+        self._calls: queue.Queue[Call] = queue.Queue(_MOST_CALLS)
         self._port = port
         self._bridge = bridge
         self._pipeline = pipeline
@@ -120,7 +124,7 @@ class Service:
         self._on_board = on_board
         self._connections = 0
         self._problem: str | None = "not connected yet"
-        self._today = clock.today()
+        self._minute: datetime | None = None
 
     def stamp(self, board_s: float) -> Stamp:
         """Map a second on the board's clock to the machine's clocks."""
@@ -133,8 +137,12 @@ class Service:
 
     def ask(self, request: Request) -> bool:
         """Take a request, from any thread, and say whether it is taken; it is obeyed in the loop, between two reads."""
+        return self.do(lambda at_s: self.obey(request, at_s))
+
+    def do(self, call: Call) -> bool:
+        """Take something to be done in the loop at a time on the board's clock, from any thread; say if it is taken."""
         try:
-            self._requests.put_nowait(request)
+            self._calls.put_nowait(call)
         except queue.Full:
             return False
         return True
@@ -160,6 +168,7 @@ class Service:
                 self._port.close()
 
     def _round(self, data: bytes) -> None:
+        self._follow_clock()
         now_s = time.monotonic()
         if self._port.connections != self._connections:
             self._connections = self._port.connections
@@ -177,15 +186,17 @@ class Service:
             for tap in self.taps:
                 tap(block)
         self._note()
-        self._follow_clock()
 
     def _obey(self) -> None:
-        while not self._requests.empty():
-            request = self._requests.get()
+        while not self._calls.empty():
+            call = self._calls.get()
             try:
-                self._tell(self.obey(request, self._line.board(self._clock.mono())))
+                self._tell(call(self._board_s()))
             except Exception:  # what somebody asks must not end the cues
-                log.exception("the request %s failed", request.verb)
+                log.exception("a request failed")
+
+    def _board_s(self) -> float:
+        return self._line.board(self._clock.mono())
 
     def _is_fresh(self, block: SampleBlock) -> bool:
         """Say whether a block is of now: what waited while this process stood still is not; a recording always is.
@@ -211,15 +222,14 @@ class Service:
             self._tell(self._pipeline.introduce())
 
     def _follow_clock(self) -> None:
-        """Begin a day at midnight, and not because the clock was set; then tell again what has another time now."""
-        today = self._clock.today()
-        if self._steps.stepped():
-            self._today = self._clock.today()
+        """Tell the local time, minute by minute and when it was set; then others have another time to tell, too."""
+        local, stepped = self._clock.local(), self._steps.stepped()
+        if stepped or local.replace(second=0, microsecond=0) != self._minute:
+            self._minute = local.replace(second=0, microsecond=0)
+            self._tell(self._pipeline.local_time(local, self._board_s(), jumped=stepped))
+        if stepped:
             for follow in self.on_clock_set:
                 follow()
-        elif today != self._today:
-            self._today = today
-            self._tell(self._pipeline.new_day(today.isoformat(), self._line.board(self._clock.mono())))
 
     def _watch(self, now_s: float) -> None:
         """Follow the board's state; stop the motor and tell everybody when it changes."""
@@ -235,9 +245,9 @@ class Service:
                 self._haptics.off()
             self._problem = problem
             self._on_board(problem)
-            self._tell(self._pipeline.board(problem, self._line.board(self._clock.mono())))
+            self._tell(self._pipeline.board(problem, self._board_s()))
         if problem is not None:
-            self._tell(self._pipeline.away(self._line.board(self._clock.mono())))
+            self._tell(self._pipeline.away(self._board_s()))
 
     def _tell(self, messages: Iterable[Message]) -> None:
         for message in messages:

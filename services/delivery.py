@@ -11,12 +11,13 @@ from datetime import datetime
 from typing import Any
 
 from services.contract import LIVE_EXPIRY_S, Contract, Key, Publication, interrupted, labelled
+from services.diary import DiaryError, check_in, due_now, entries, write
 from services.homeassistant import BIRTH
 from services.messages import AskStore, DaySummary, Message, Reply, Request
 from services.mqtt import Confirmed, Down, Link, News, Received, Up
 from services.outbox import Outbox
 from services.requests import read_request
-from services.store import Store, StoreError
+from services.store import Store, StoreError, uuid7
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ _MOST_ASKED = 100
 _ASK_S = 1.0  # so long after the last confirmation, what is live asks for one
 _SLOW_S = 2.0  # a broker that takes longer to confirm is stuck, and gets nothing that is worth nothing later
 _GOODBYE_S = 1.0
+_TEND_EVERY_S = 1.0
+_RECORDS = ("diary", "checkin", "calibration")
 _SETTLE_S = 5.0  # not every device speaks at once when Home Assistant has started
 
 
@@ -61,6 +64,9 @@ class Delivery:
         announce: Callable[[str], Publication] | None = None,
     ) -> None:
         self._contract, self._store, self._ask, self._announce = contract, store, ask, announce
+        self.tend: Callable[[int], None] = lambda changes: None
+        self._changes = 0  # of the wearer's records, by us
+        self._tend_s = 0.0
         self._outbox = Outbox(store)
         self._changed = threading.Condition()
         self._inbox = _Inbox()
@@ -110,7 +116,7 @@ class Delivery:
                 if publication.retain:
                     self._told[publication.topic] = message
             if isinstance(message, DaySummary):  # kept together, so that no `seq` is used twice
-                inbox.values[f"day/{message.date}"] = message.tally
+                inbox.values[f"{message.period}/{message.date}"] = message.tally
             self._changed.notify()
 
     def answer(self, answer: Reply | AskStore) -> None:
@@ -175,10 +181,14 @@ class Delivery:
         self._hear(inbox.news)  # first: whatever else fails, what is known of the connection stays true
         with _going_on():
             self._take(inbox)
+        if time.monotonic() >= self._tend_s:
+            self._tend_s = time.monotonic() + _TEND_EVERY_S
+            with _going_on():
+                self.tend(self._changes)
 
-    def _until_chore_s(self) -> float | None:
-        due = [s for s in (self._outbox.retry_s, self._announce_s) if s is not None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+    def _until_chore_s(self) -> float:
+        due = [s for s in (self._outbox.retry_s, self._announce_s, self._tend_s) if s is not None]
+        return max(0.0, min(due) - time.monotonic())
 
     def _take(self, inbox: _Inbox) -> None:
         self._outbox.put(inbox.durable, inbox.values)
@@ -189,6 +199,9 @@ class Delivery:
                 log.error("%s", error)
         for question in inbox.asked:
             self.answer(self._look_up(question))
+        if inbox.asked or inbox.values or any(p.topic in _RECORDS for p in inbox.durable):
+            self._changes += 1
+            self._tend_s = 0.0
         for publication in [*inbox.due.values(), *inbox.durable]:
             if publication.retain:
                 self._retained[publication.topic] = publication
@@ -285,13 +298,26 @@ class Delivery:
                 count = store.resend(datetime.fromisoformat(request.body["since"]).timestamp())
                 self._outbox.rewind()
                 return Reply(request, None, {"count": count})
+            if request.verb in ("diary", "checkin"):
+                return self._write(store, request)
             found = self._outbox.newest("episode", request.body.get("episode_id"))
             if found is None:
                 return Reply(request, "there is no such episode")
             self._outbox.put([labelled(found.payload, request.body["label"])])
             return Reply(request, None, {"episode_id": found.id})
-        except StoreError as error:
+        except (StoreError, DiaryError) as error:
             return Reply(request, str(error))
+
+    def _write(self, store: Store, request: Request) -> Reply:
+        """Write into the diary, or down what a check-in was answered."""
+        now = datetime.now().astimezone()
+        new_id = uuid7(now.timestamp())
+        if request.verb == "diary":
+            publications, said = write(self._contract, new_id, request.body, entries(store), now)
+        else:
+            publications, said = check_in(self._contract, new_id, request.body, due_now(store, now))
+        self._outbox.put(publications)
+        return Reply(request, None, said)
 
     def _publish(self, publication: Publication) -> None:
         link = self._link

@@ -531,7 +531,7 @@ class _Client:
         return publications
 
     def _id(self, of_the_day: str) -> str:
-        from services.pipeline import uuid7
+        from services.store import uuid7
 
         return self._ids.setdefault(of_the_day, uuid7(self._wall0 + self._lap_s))
 

@@ -5,15 +5,11 @@ import logging
 import queue
 import threading
 import time
-import warnings
 from collections.abc import Callable
-from typing import Any
 
-import gpiozero
-from gpiozero.pins.mock import MockFactory, MockPWMPin
-
+from services.gpio import open_motor
 from services.messages import PATTERNS, Cue, CueTest, Guided, Message, Pattern
-from services.settings import MotorSettings, SettingsError
+from services.settings import MotorSettings
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +35,7 @@ class Haptics:
     ) -> None:
         self._on_change = on_change
         self.drive(settings)
-        self._device, self.name = _open(settings, simulated=simulated)
-        self.simulated = isinstance(self._device.pin_factory, MockFactory)
+        self._device, self.name, self.simulated = open_motor(settings, simulated=simulated)
         self._lock = threading.Lock()
         self._wanted: Pattern | None = None
         self._wake = threading.Event()
@@ -151,30 +146,3 @@ class Haptics:
                 self._on_change(drive)
             except BaseException:  # rich ends the thread that finds its pipe broken
                 log.exception("nobody could be told that the motor is at %g", drive)
-
-
-def _open(settings: MotorSettings, *, simulated: bool) -> tuple[Any, str]:
-    factory = None
-    if simulated:
-        factory = MockFactory(pin_class=MockPWMPin)
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # each library that is not there; the one in use is named below
-            try:
-                return _device(settings, None)
-            except gpiozero.BadPinFactory as error:
-                log.warning("no GPIO on this machine, the motor is only simulated (%s)", error)
-                factory = MockFactory(pin_class=MockPWMPin)
-            except gpiozero.PinPWMUnsupported:
-                raise SettingsError("motor: no library for PWM on this machine's GPIO; pip install lgpio") from None
-            except Exception as error:  # each GPIO library has errors of its own, such as lgpio's "GPIO busy"
-                raise SettingsError(f"motor.pin: GPIO{settings.pin} cannot be had: {error}") from None
-    return _device(settings, factory)
-
-
-def _device(settings: MotorSettings, factory: Any) -> tuple[Any, str]:
-    if settings.kind == "buzzer":
-        device = gpiozero.Buzzer(settings.pin, pin_factory=factory)
-    else:
-        device = gpiozero.PWMOutputDevice(settings.pin, frequency=settings.pwm_hz, pin_factory=factory)
-    return device, f"{type(device).__name__} on GPIO{settings.pin}, {type(device.pin_factory).__name__}"

@@ -13,6 +13,7 @@ from firmware_bridge.bridge import Counts
 
 Outcome = Literal["given", "withheld", "self_corrected", "suppressed"]
 Trigger = Literal["shrug", "low_rest", "sensor"]
+Period = Literal["day", "night"]
 Pattern = Literal["cue", "escalation", "sensor", "step", "inhale", "exhale"]
 
 
@@ -44,16 +45,35 @@ def seconds_of(pattern: Pattern) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """The motor spoke, or would have: `at_s` on the board's clock, for the shrug that began at `shrug_start_s`."""
+    """The motor spoke, or would have: `at_s` on the board's clock, for what began at `start_s`.
+
+    `share` is that of the cues that are given, where a lot decided.
+    """
 
     at_s: float
     outcome: Outcome
     channel: int
-    shrug_start_s: float
+    start_s: float
     pattern: Pattern | None = None
     reason: str | None = None
     episode_id: str | None = None
     id: str = ""
+    trigger: Trigger = "shrug"
+    share: float | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CueResult:
+    """What came of a cue, given or withheld, in the 5 min after it: when the wearer had relaxed, and how much rest.
+
+    None is not known, or did not happen.
+    """
+
+    at_s: float
+    cue: Cue
+    relaxed_after_s: float | None
+    rest_after_pct: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +121,10 @@ class WearerState:
     wear_time_s: float
     counts: Counts = field(default_factory=Counts)
     snoozed_until_s: float | None = None
+    period: Period = "day"
+    silent_because: str | None = None  # what keeps the motor still, in words
+    ignored_cues: int = 0  # in a row
+    questions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +167,14 @@ class ChannelDay:
 
 @dataclass(frozen=True, slots=True)
 class DaySummary:
-    """A day so far, or at its end. `date` and `seq` together name one message; `tally` is what it is made of."""
+    """A day or a night so far, or at its end; a night has the date of its morning.
+
+    `period`, `date` and `seq` together name one message. `free_rest_pct` is the rest but for the minutes after a cue,
+    `hours` the worn and the tense seconds of each hour of the local day; `tally` is what all of it is made of.
+    """
 
     at_s: float
+    period: Period
     date: str
     seq: int
     final: bool
@@ -156,6 +185,8 @@ class DaySummary:
     channels: tuple[ChannelDay, ...]
     cues: dict[Outcome, int]
     relaxed_after_s: tuple[float, ...]  # of each cue after which the wearer did
+    free_rest_pct: float | None
+    hours: tuple[tuple[float, float], ...]
     tally: dict[str, Any]
 
 
@@ -213,15 +244,6 @@ class CueTest:
 
 
 @dataclass(frozen=True, slots=True)
-class Diary:
-    """What the wearer wrote down."""
-
-    at_s: float
-    id: str
-    entry: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Guided:
     """A word to the wearer who is guided through a calibration or an exercise.
 
@@ -256,12 +278,12 @@ Message = (
     | Quality
     | BandChange
     | Cue
+    | CueResult
     | CueTest
     | Tension
     | WearerState
     | Episode
     | DaySummary
-    | Diary
     | Guided
     | About
 )

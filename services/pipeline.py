@@ -1,10 +1,11 @@
 """Blocks in, messages out: the signal chain, the coach and the episodes behind one door."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,9 @@ from dsp.quality import STATES, Quality, State
 from dsp.reference import Calibration, quietest_of, steady_level
 from firmware_bridge.blocks import SampleBlock, Signal
 from firmware_bridge.bridge import Counts
-from services.coach import Coach
-from services.day import Day
+from services.aftermath import Aftermath
+from services.coach import Coach, Terms
+from services.day import Days, Recall
 from services.episodes import Episodes, calibration_id
 from services.messages import (
     MOTOR_LAG_S,
@@ -30,27 +32,72 @@ from services.messages import (
     Cue,
     CueTest,
     Episode,
+    Guided,
     Message,
     Pattern,
     Tension,
     WearerState,
     seconds_of,
 )
-from services.settings import CalibrationSettings, Settings
+from services.settings import CalibrationSettings, Settings, quiet_hours
+from services.store import uuid7
 
 Array = NDArray[np.float64]
 
 _STATE_EVERY_S = 1.0  # a state is published at most this often ...
 _STATE_AFTER_S = 60.0  # ... and at least this often
+_GUIDED_PATIENCE_S = 30.0  # a guide waits for the board this long
 _PATIENCE = 3  # a channel without steady rest in this many times the time gets its quietest, or none
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What a guide must know of the signal; `calibration` is what was known of it until now."""
+
+    signal: Signal
+    frame_s: float
+    band: Band
+    calibration: Calibration | None
+
+
+class Guide(Protocol):
+    """Who guides the wearer through a calibration or an exercise, by what the signal says."""
+
+    activity: str
+    over: bool
+    calibration: Calibration | None
+
+    def begin(self, at_s: float) -> list[Guided]:
+        """Begin, at a time on the board's clock."""
+        ...
+
+    def levels(self, levels: Levels) -> list[Guided]:
+        """Take what was measured next."""
+        ...
+
+    def quality(self, quality: Quality) -> None:
+        """Note what a channel's signal is worth."""
+        ...
+
+    def band(self, band: Band) -> list[Guided]:
+        """Note that levels are those of another band from here on."""
+        ...
+
+    def next(self, at_s: float, pain: int | None = None) -> tuple[str | None, list[Guided]]:
+        """Go on, because the wearer wants to; return why that cannot be, and what follows."""
+        ...
+
+    def stop(self, at_s: float, reason: str) -> list[Guided]:
+        """End."""
+        ...
 
 
 class Pipeline:
     """Everything between a board and its sinks, without threads or clocks: time is the board's own.
 
     Without a calibration the rest level is taken from the first valid seconds, and there are no shrugs until then.
-    `feels_motor` says whether the motor's vibration can reach the electrodes; it can't reach a recording. `day` is
-    what is known of today.
+    `feels_motor` says whether the motor's vibration can reach the electrodes; it can't reach a recording. `recall`
+    returns what is known of a day or a night, `known` the calibration that is kept for a signal.
     """
 
     def __init__(
@@ -59,11 +106,16 @@ class Pipeline:
         calibration: Calibration | None = None,
         *,
         feels_motor: bool = True,
-        day: Day | None = None,
+        recall: Recall = lambda period, date: None,
+        known: Callable[[Signal], Calibration | None] = lambda signal: None,
     ) -> None:
         self._settings = settings
-        self.day = day or Day("today", settings.exposure)
+        self._days = Days(settings.exposure, recall)
         self._calibration = calibration
+        self._known = known
+        self._calibrated: dict[Signal, Calibration] = {}  # by a guide, so that nothing else counts
+        self._terms = Terms()
+        self._next: tuple[Guide, Band] | None = None  # who guides the session that comes next
         self._feels_motor = feels_motor
         self._coach = Coach(settings.cue, settings.shrug.held_s)
         self._session: _Session | None = None
@@ -80,25 +132,47 @@ class Pipeline:
         session = self._session
         if session is None or session.signal != block.signal:
             yield from self.finish()
-            given = (
-                self._calibration
-                or from_settings(self._settings.calibration, block.signal)
-                or self._learned.get(block.signal)
-            )
-            self._coach.new_signal()
-            session = _Session(
-                self._settings,
-                block,
-                self._coach,
-                self.day,
-                given.band if given else None,
-                self._new_id,
-                feels_motor=self._feels_motor,
-            )
-            session.counts = self._counts
-            self._session = session
-            yield from session.begin(given, self._problem)
+            session = self._session = self._begin(block)
+            yield from session.begin(self._problem)
         yield from self._summed(session.process(block))
+        if session.guide is not None and session.guide.over:
+            self._end_guide(session)
+
+    def _begin(self, block: SampleBlock) -> "_Session":
+        guide, band = self._next or (None, None)
+        self._next = None
+        given = (
+            self._calibration
+            or self._calibrated.get(block.signal)
+            or self._known(block.signal)
+            or from_settings(self._settings.calibration, block.signal)
+            or self._learned.get(block.signal)
+        )
+        self._coach.new_signal()
+        session = _Session(self._settings, block, given, self._coach, self._days, self._new_id, guide, band)
+        session.silence = self._silence
+        session.questions = self._terms.questions
+        session.feels_motor = self._feels_motor
+        session.counts = self._counts
+        return session
+
+    def _end_guide(self, session: "_Session") -> None:
+        """Go on as usual; the detectors begin anew, so that nothing that was guided is an event."""
+        assert session.guide is not None
+        if session.guide.calibration is not None:
+            self._calibrated = {session.signal: session.guide.calibration}
+        self._session = None
+
+    def _silence(self) -> str | None:
+        """Say what keeps the motor still, whatever the signal says."""
+        if self._session is not None and self._session.guide is not None:
+            return f"{self._session.guide.activity} under way"
+        if self._days.period == "night":
+            return "quiet hours"
+        most_s = self._terms.most_wear_s
+        if most_s is not None and self._days.wear_s >= most_s:
+            return f"worn for {most_s / 3600:g} h today"
+        return self._terms.hold
 
     def fresh(self, *, yes: bool) -> None:
         """Note whether the blocks that come next are of now; there are no cues on others."""
@@ -138,28 +212,85 @@ class Pipeline:
             self._problem,
             None,
             cues_enabled=False,
-            wear_time_s=self.day.wear_s,
+            wear_time_s=self._days.wear_s,
             counts=self._counts,
             snoozed_until_s=self._coach.snoozed_until_s,
+            period=self._days.period,
+            silent_because="no board",
+            questions=self._terms.questions,
         )
 
     def away(self, at_s: float) -> Iterator[Message]:
         """End what was on when the board went, once it cannot go on: `at_s` is now, on the board's clock."""
         session = self._session
-        if session is not None and at_s - session.now_s > self._settings.episode.merge_s:
-            yield from self.finish()
+        if session is not None:
+            patience_s = self._settings.episode.merge_s if session.guide is None else _GUIDED_PATIENCE_S
+            if at_s - session.now_s > patience_s:
+                yield from self.finish()
 
-    def new_day(self, date: str, at_s: float) -> Iterator[Message]:
-        """Begin another day: it is midnight."""
-        yield from self.day.turn(date, at_s)
+    def local_time(self, local: datetime, at_s: float, *, jumped: bool = False) -> Iterator[Message]:
+        """Note what time it is where the wearer is, at a time on the board's clock; it `jumped` if it was set."""
+        quiet = quiet_hours(self._settings.cue.quiet_hours)
+        before = self._days.period
+        yield from self._days.at(local, quiet, at_s, jumped=jumped)
+        if self._days.period != before:
+            yield self._state(at_s)
+
+    def follow(self, terms: Terms, at_s: float) -> Iterator[Message]:
+        """Go by what the plan and the records say now."""
+        self._terms = terms
+        self._coach.follow(terms)
+        if self._session is not None:
+            self._session.questions = terms.questions
+        yield self._state(at_s)
+
+    def remember(self, ages_s: Sequence[float], drawn: int, at_s: float) -> None:
+        """Count the cues that were given so long ago, by an earlier run of the program; `drawn` of today's by lot."""
+        self._coach.remember([at_s - age_s for age_s in ages_s], drawn)
+
+    @property
+    def snoozed(self) -> bool:
+        """Whether the wearer wants no cues for a while."""
+        until_s = self._coach.snoozed_until_s
+        return until_s is not None and (self._session is None or until_s > self._session.now_s)
+
+    def cannot_guide(self) -> str | None:
+        """Say why nobody can be guided now, None if nothing is in the way."""
+        session = self._session
+        if self._problem is not None or session is None:
+            return f"no signal: {self._problem or 'nothing came from the board yet'}"
+        if session.guide is not None or self._next is not None:
+            return "there is a calibration or an exercise under way; expected it to be stopped first"
+        return None
+
+    def guide(self, make: Callable[["Guidance"], Guide]) -> Iterator[Message]:
+        """Guide the wearer through something, which `make` makes for the signal; nothing may be in the way of it."""
+        session = self._session
+        assert session is not None
+        guide = make(Guidance(session.signal, session.frame_s, session.band, session.calibration))
+        yield from self.finish()
+        self._next = guide, session.band
+
+    def guided(self, activity: str) -> "Guide | None":
+        """Return who guides the wearer through this now."""
+        guide = self._session.guide if self._session is not None else None
+        return guide if guide is not None and guide.activity == activity else None
+
+    def tell_guided(self, messages: Iterable[Guided]) -> Iterator[Message]:
+        """Pass on what a guide says because it was asked."""
+        session = self._session
+        if session is not None:
+            yield from session.guided(messages)
+            if session.guide is not None and session.guide.over:
+                self._end_guide(session)
 
     def snooze(self, until_s: float | None, at_s: float) -> Iterator[Message]:
         """Give no cues until a time on the board's clock; None: they may come again. It is `at_s` now."""
         self._coach.snoozed_until_s = until_s
-        if self._session is not None:
-            yield self._session.state()
-        else:
-            yield self._without_signal(at_s)
+        yield self._state(at_s)
+
+    def _state(self, at_s: float) -> WearerState:
+        return self._without_signal(at_s) if self._session is None else self._session.state()
 
     def test_cue(self, at_s: float) -> Iterator[Message]:
         """Let the wearer feel the motor."""
@@ -177,7 +308,8 @@ class Pipeline:
         """Go by other settings from here on; with other thresholds what is on ends, and is looked for anew."""
         before, self._settings = self._settings, settings
         self._coach.apply(settings.cue)
-        if settings.shrug != before.shrug:
+        session = self._session
+        if (settings.shrug, settings.low_rest) != (before.shrug, before.low_rest) and not (session and session.guide):
             yield from self.finish()
         elif self._session is not None:
             self._session.settings = settings
@@ -189,15 +321,17 @@ class Pipeline:
         session = self._session
         if session is not None:
             yield from self._summed(session.finish())
-            yield from self.day.finish(session.now_s)
+            yield from self._days.finish(session.now_s)
             if session.calibration is not None:
                 self._learned = {session.signal: session.calibration}
             self._session = None
 
     def _summed(self, messages: Iterator[Message]) -> Iterator[Message]:
+        guided = self._session is not None and self._session.guide is not None
         for message in messages:
             yield message
-            yield from self.day.see(message)
+            if not guided:  # what a guide asks for is no day's work
+                yield from self._days.see(message)
 
 
 class _Session:
@@ -207,22 +341,26 @@ class _Session:
         self,
         settings: Settings,
         first: SampleBlock,
+        given: Calibration | None,
         coach: Coach,
-        day: Day,
-        band: Band | None,
+        days: Days,
         new_id: Callable[[float], str],
-        *,
-        feels_motor: bool,
+        guide: Guide | None,
+        band: Band | None,
     ) -> None:
         self.signal = first.signal
+        self.guide = guide
         self.counts = Counts()
         self.settings = settings
-        self._day = day
+        self.feels_motor = True
+        self.silence: Callable[[], str | None] = lambda: None
+        self.questions: tuple[str, ...] = ()
+        self._days = days
         self._new_id = new_id
         self._coach = coach
-        self._feels_motor = feels_motor
-        self._chain = Chain(first.signal, settings.chain(), first.start, band)
-        day.measures(first.signal.channels, self._chain.frame_s, self._chain.hop_s)
+        self._chain = Chain(first.signal, settings.chain(), first.start, band or (given.band if given else None))
+        if guide is None:
+            days.measures(first.signal.channels, self._chain.frame_s, self._chain.hop_s)
         self.now_s = first.start / first.signal.rate_hz
         n = len(first.signal.channels)
         self._quality = [Quality(c, self.now_s, "ok") for c in range(n)]
@@ -230,21 +368,42 @@ class _Session:
         self._learned: list[Array] | None = None
         self._learn_from_s = 0.0
         self._quietest = np.full(n, np.nan)  # kept when learning starts again: a shrug may have begun meanwhile
-        self.calibration: Calibration | None = None
+        self.calibration = given
+        self._aftermath: Aftermath | None = None
         self._episodes: Episodes | None = None
         self._rest = RecentRest([None] * n, self._chain.frame_s, settings.exposure)
         self._tension_due_s = self.now_s
         self._said: WearerState | None = None
         self._problem: str | None = None
 
-    def begin(self, calibration: Calibration | None, problem: str | None) -> Iterator[Message]:
-        """Say what this is, and calibrate it if its levels are known."""
+    @property
+    def frame_s(self) -> float:
+        """Length of an exposure frame."""
+        return self._chain.frame_s
+
+    @property
+    def band(self) -> Band:
+        """What the levels are measured in."""
+        return self._chain.band
+
+    def begin(self, problem: str | None) -> Iterator[Message]:
+        """Say what this is, and calibrate it if its levels are known; who is guided has no shrugs."""
         self._problem = problem
-        if calibration is None:
+        if self.guide is not None:
+            yield self.about()
+            yield from self.guided(self.guide.begin(self.now_s))
+        elif self.calibration is None:
             self._learned = []
             yield self.about()
         else:
-            yield from self._calibrate(calibration)
+            yield from self._calibrate(self.calibration)
+
+    def guided(self, messages: Iterable[Guided]) -> Iterator[Guided]:
+        """Pass on what the guide says, and leave the EMG out while the motor says it too."""
+        for message in messages:
+            if message.pattern is not None:
+                self.blank(message.pattern)
+            yield message
 
     def process(self, block: SampleBlock) -> Iterator[Message]:
         """Take the next block, one hop at a time, so that cues come at the same moment however the data are cut."""
@@ -275,7 +434,7 @@ class _Session:
 
     def blank(self, pattern: Pattern) -> None:
         """Leave the EMG out while the motor runs, and for a moment longer."""
-        if self._feels_motor:
+        if self.feels_motor:
             buzz_s = seconds_of(pattern) + MOTOR_LAG_S
             self._chain.blank(self.now_s + buzz_s + self.settings.cue.blank_s)
 
@@ -284,20 +443,29 @@ class _Session:
         for message in self._chain.finish():
             yield message
             yield from self._follow(message)
+        if self._aftermath is not None:
+            yield from self._aftermath.finish(self.now_s)
         if self._episodes is not None:
             yield from self._episodes.finish(self.now_s)
+        if self.guide is not None and not self.guide.over:
+            yield from self.guide.stop(self.now_s, self._problem or "the signal ended")
 
     def _follow(self, message: ChainMessage) -> Iterator[Message]:
         match message:
             case Quality():
                 self._quality[message.channel] = message
                 self._coach.quality(message)
+                if self.guide is not None:
+                    self.guide.quality(message)
             case Shrug():
                 self._shrugging[message.channel] = message.phase in ("started", "held", "resumed")
+                if self._aftermath is not None:
+                    self._aftermath.shrug(message)
                 yield from self._cues(self._coach.shrug(message))
                 if self._episodes is not None:
                     yield from self._episodes.event(message)
             case LowRest():
+                yield from self._cues(self._coach.low_rest(message))
                 if self._episodes is not None:
                     yield from self._episodes.event(message)
             case BandChange():
@@ -305,6 +473,8 @@ class _Session:
                     self._learned.clear()  # levels can only be compared within one band
                     self._learn_from_s = message.at_s
                 yield self.about()
+                if self.guide is not None:
+                    yield from self.guided(self.guide.band(message.band))
             case Levels():
                 yield from self._advance(message)
 
@@ -313,9 +483,15 @@ class _Session:
         self._rest.push(levels.frames_uv)
         if self._learned is not None:
             yield from self._learn(self._learned, self._since(self._learn_from_s, levels))
+        if self.guide is not None and not self.guide.over:
+            yield from self.guided(self.guide.levels(levels))
+        if self._aftermath is not None:
+            yield from self._aftermath.levels(levels)
+            self._aftermath.advance(levels.at_s, self._has_rested)
         if not levels.control_uv.shape[1]:
             return
-        yield from self._cues(self._coach.advance(levels.at_s, levels.on))
+        self._coach.forbidden = self.silence()
+        yield from self._cues(self._coach.advance(levels.at_s, levels.on, self._has_rested))
         if self._episodes is not None:
             yield from self._episodes.advance(levels.at_s, self._chain.undecided_since_s)
         if levels.at_s >= self._tension_due_s - 1e-9:
@@ -324,6 +500,11 @@ class _Session:
         state = self._state()
         if self._said is None or self._is_due(self._said, state):
             yield self._say(state)
+
+    def _has_rested(self, channel: int) -> bool:
+        """Whether there was enough rest in the last seconds."""
+        rest = self._rest.short_pct(channel)
+        return rest is not None and rest >= self.settings.low_rest.low_pct
 
     def _learn(self, learned: list[Array], frames_uv: Array) -> Iterator[Message]:
         """Gather valid frames of rest until every channel has enough of them; a dead one is left out in time."""
@@ -359,7 +540,8 @@ class _Session:
         seen = [verdict.sees_rest for verdict in self._chain.verdicts]
         limits = [calibration.level_at_rve(rest_rve, c) if sees else None for c, sees in enumerate(seen)]
         self._rest = RecentRest(limits, frame_s, self.settings.exposure)
-        self._day.measures(names, frame_s, hop_s, calibration, limits)
+        self._aftermath = Aftermath(limits, frame_s, self.settings.exposure)
+        self._days.measures(names, frame_s, hop_s, calibration, limits)
         self._episodes = Episodes(
             self.settings.episode,
             names,
@@ -373,10 +555,13 @@ class _Session:
         for cue in cues:
             if cue.outcome == "given" and cue.pattern:
                 self.blank(cue.pattern)
-                if self._episodes is not None:
+                if self._episodes is not None and cue.trigger != "sensor":
                     self._episodes.cued()
             episode = self._episodes.current if self._episodes else None
-            yield replace(cue, episode_id=episode, id=self._new_id(cue.at_s))
+            named = replace(cue, episode_id=episode, id=self._new_id(cue.at_s))
+            yield named
+            if self._aftermath is not None:
+                self._aftermath.begin(named)
 
     def _tension(self, levels: Levels) -> Tension:
         channels = []
@@ -393,7 +578,15 @@ class _Session:
 
     def _may_cue(self) -> bool:
         given = self.calibration is not None and self._problem is None
-        return self.settings.cue.enabled and given and self._snoozed() is None
+        return given and self._why_silent() is None
+
+    def _why_silent(self) -> str | None:
+        """Say what keeps the motor still, None if tension now would be cued."""
+        if self._problem is not None:
+            return "no board"
+        if not self.settings.cue.enabled:
+            return "cues are off"
+        return self.silence() or ("snoozed" if self._snoozed() is not None else self._coach.silent)
 
     def _state(self) -> WearerState:
         return WearerState(
@@ -408,9 +601,13 @@ class _Session:
             board_problem=self._problem,
             episode_id=self._episodes.current if self._episodes else None,
             cues_enabled=self._may_cue(),
-            wear_time_s=self._day.wear_s,
+            wear_time_s=self._days.wear_s,
             counts=self.counts,
             snoozed_until_s=self._snoozed(),
+            period=self._days.period,
+            silent_because=self._why_silent(),
+            ignored_cues=self._coach.ignored,
+            questions=self.questions,
         )
 
     def _snoozed(self) -> float | None:
@@ -485,12 +682,3 @@ class Ids:
         """Return another id."""
         self._last_s = max(self._wall(), self._last_s + 0.001)
         return uuid7(self._last_s)
-
-
-def uuid7(wall_s: float) -> str:
-    """Return a UUID of version 7 (RFC 9562): milliseconds since 1970, then random bits, so that ids sort by time."""
-    value = round(wall_s * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 7 << 76
-    value = value & ~(0x3 << 62) | 2 << 62
-    text = f"{value:032x}"
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

@@ -9,7 +9,10 @@ from typing import Any
 
 from services.messages import Request
 
-VERBS = ("snooze", "resume", "cue-test", "feedback", "diary", "set", "resend")
+VERBS = (
+    "snooze", "resume", "cue-test", "feedback", "withdraw", "allow", "calibrate", "exercise", "diary", "checkin",
+    "set", "resend",
+)  # fmt: skip
 MOST_BYTES = 8192
 
 _MOST_TOPIC = 200

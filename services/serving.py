@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dsp.reference import Calibration
 from firmware_bridge.boards import BOARDS, Board
@@ -19,16 +19,21 @@ from firmware_bridge.brainflow_stream import PREFIX, board_of
 from firmware_bridge.bridge import UNUSED, Bridge
 from firmware_bridge.port import Port
 from services.broker import Broker, BrokerError, find_broker
+from services.button import Button
 from services.clock import Clock
 from services.contract import Contract, Publication, root_of, text_of
 from services.daemon import Service, Threaded
 from services.day import Day
 from services.delivery import Delivery
+from services.gpio import open_button
 from services.haptics import Haptics
 from services.homeassistant import BIRTH, discovery
+from services.messages import Message, Period
 from services.mqtt import Link, News
 from services.pipeline import Pipeline
+from services.plan import load_plan
 from services.recorder import Recorder
+from services.records import Records, calibration_for, cues_before
 from services.screen import LiveScreen, Screen, ScreenLog
 from services.settings import MqttSettings, Settings, SettingsError, StoreSettings
 from services.steering import Steering, with_live
@@ -69,15 +74,16 @@ def serve(
         shown = Threaded(screen, "screen")
         stack.callback(shown.close)
         store = _store(settings, stack, keeps=keeps) if keeps or settings.mqtt.enabled else None
-        given, (settings, live) = settings, _with_what_was_changed(settings, store)
+        plan = load_plan(Path(settings.plan.file)) if settings.plan.file and keeps else None
+        given, (settings, live, withdrawn) = settings, _with_what_was_changed(settings, store)
         haptics = Haptics(settings.motor, simulated=simulated, on_change=screen.motor)
         stack.callback(haptics.close)
-        day = clock.today()
         pipeline = Pipeline(
             settings,
             calibration,
             feels_motor=feels_motor,
-            day=Day(day.isoformat(), settings.exposure, _tally(store, day.isoformat(), settings)),
+            recall=partial(_tally, store, settings),
+            known=lambda signal: calibration_for(store, signal) if store else None,
         )
         service = Service(
             port or Port(settings.board.port, settings.board.baud or bridge.board.baud),
@@ -92,9 +98,15 @@ def serve(
         if keeps or settings.mqtt.enabled:
             broker = _broker(settings, service, stack) if settings.mqtt.enabled else None
             announces = keeps and settings.mqtt.discovery
-            delivery = add_delivery(settings, service, store, pipeline, clock, announces=announces)
+            delivery = add_delivery(settings, service, store, announces=announces)
             stack.callback(delivery.close)
-            service.obey = Steering(given, live, pipeline, haptics, delivery.answer, delivery.keep).obey
+            steering = Steering(given, live, withdrawn, pipeline, haptics, delivery.answer, delivery.keep, clock.wall)
+            service.obey = steering.obey
+            if store is not None:
+                delivery.tend = partial(_tend, Records(store, plan, clock.now), service, steering)
+                _take_up(store, service, pipeline, clock)
+            if settings.button.pin >= 0 and not simulated:
+                _add_button(settings, service, pipeline, clock, stack)
             if broker is not None:
                 _connect(settings, delivery, broker, screen)
         service.sinks.append(shown)
@@ -125,41 +137,80 @@ def _store(settings: Settings, stack: contextlib.ExitStack, *, keeps: bool) -> S
         log.error("%s; cues go on, and what happens is held in memory", error)
         return None
     try:
-        store.forget("day/", f"day/{(date.today() - _DAYS_KEPT).isoformat()}")
+        for period in get_args(Period):
+            store.forget(f"{period}/", f"{period}/{(date.today() - _DAYS_KEPT).isoformat()}")
     except StoreError as error:  # a full disk, say, which may have room later
         log.error("%s", error)
     return store
 
 
-def _with_what_was_changed(settings: Settings, store: Store | None) -> tuple[Settings, dict[str, Any]]:
-    """Return the settings with what was changed while an earlier run lasted, and that alone."""
+def _with_what_was_changed(settings: Settings, store: Store | None) -> tuple[Settings, dict[str, Any], list[str]]:
+    """Return the settings with what was changed while an earlier run lasted, that alone, and what was withdrawn."""
     try:
         live = (store.kept("live") if store else None) or {}
+        withdrawn = (store.kept("withdrawn") if store else None) or []
         changed = with_live(settings, live)
     except (StoreError, SettingsError, ValueError, AttributeError) as error:
         log.error("what was changed while the service ran is left out: %s", error)
-        return settings, {}
+        return settings, {}, []
     for key, value in live.items():
         log.info(
             "%s is %s, as it was set while the service ran; the settings file says %s", key, value, settings.live()[key]
         )
-    return changed, live
+    return changed, live, withdrawn
 
 
-def _tally(store: Store | None, date: str, settings: Settings) -> dict[str, Any] | None:
-    """Return what an earlier run knew of this day, None where that is nothing, or nothing that can be used."""
+def _tally(store: Store | None, settings: Settings, period: Period, date: str) -> dict[str, Any] | None:
+    """Return what is known of this day or night, None where that is nothing, or nothing that can be used."""
     try:
-        tally: dict[str, Any] | None = store.kept(f"day/{date}") if store else None
+        tally: dict[str, Any] | None = store.kept(f"{period}/{date}") if store else None
         Day(date, settings.exposure, tally)
     except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.error("what is known of today is left out: %r", error)
+        log.error("what is known of this %s is left out: %r", period, error)
         return None
     return tally
 
 
-def add_delivery(
-    settings: Settings, service: Service, store: Store | None, pipeline: Pipeline, clock: Clock, *, announces: bool
-) -> Delivery:
+def _tend(records: Records, service: Service, steering: Steering, changes: int) -> None:
+    """Go by the wearer's records, where they have changed."""
+    terms = records.terms(changes)
+    if terms is not None:
+        service.do(partial(steering.follow, terms))
+
+
+def _take_up(store: Store, service: Service, pipeline: Pipeline, clock: Clock) -> None:
+    """Go on where the last run of the program ended: its cues count, and its snooze lasts."""
+    try:
+        ages_s, drawn = cues_before(store, clock.now())
+        snoozed_s = (store.kept("snoozed_until") or 0.0) - clock.wall()
+    except (StoreError, ValueError, KeyError, TypeError) as error:
+        log.error("the cues of the last run are left out: %s", error)
+        return
+
+    def take_up(at_s: float) -> Iterator[Message]:
+        pipeline.remember(ages_s, drawn, at_s)
+        if snoozed_s > 0:
+            yield from pipeline.snooze(at_s + snoozed_s, at_s)
+
+    service.do(take_up)
+
+
+def _add_button(
+    settings: Settings, service: Service, pipeline: Pipeline, clock: Clock, stack: contextlib.ExitStack
+) -> None:
+    is_pressed, close = open_button(settings.button)
+    stack.callback(close)
+    button = Button(
+        settings.button,
+        is_pressed,
+        service.ask,
+        lambda: pipeline.snoozed,
+        lambda: clock.now().isoformat("T", "seconds"),
+    )
+    service.chores.append(button.poll)
+
+
+def add_delivery(settings: Settings, service: Service, store: Store | None, *, announces: bool) -> Delivery:
     """Let messages be kept and published, and requests be heard."""
     contract = Contract(settings.wearer.id, service.stamp, service.now)
     announce = partial(_announcement, contract.root, settings.wearer.id) if announces else None
@@ -167,9 +218,7 @@ def add_delivery(
     service.sinks.append(delivery)
 
     def follow_clock() -> None:
-        now, today = service.now(), clock.today().isoformat()
-        if pipeline.day.date != today:
-            pipeline.day.redate(today, _tally(store, today, settings))
+        now = service.now()
         delivery.restate(now.wall_s - now.mono_s, known=now.known)
 
     service.on_clock_set.append(follow_clock)

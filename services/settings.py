@@ -2,8 +2,10 @@
 
 import hashlib
 import ipaddress
+import re
 import tomllib
-from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
+from datetime import date, datetime, time
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -21,7 +23,7 @@ from firmware_bridge.boards import BOARDS
 from firmware_bridge.bridge import UNUSED
 from services.messages import MOTOR_LAG_S, seconds_of
 
-_UNIT_WORDS = {"s": "seconds", "Hz": "hertz", "%": "per cent"}
+_UNIT_WORDS = {"s": "seconds", "min": "minutes", "Hz": "hertz", "%": "per cent"}
 
 
 class SettingsError(Exception):
@@ -77,6 +79,34 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GuideSettings:
+    """How a calibration and an exercise are guided."""
+
+    rest_s: float = parameter(60.0, "Rest at the start of a calibration.", unit="s", low=20, high=300)
+    quick_rest_s: float = parameter(20.0, "The same for a quick check.", unit="s", low=10, high=300)
+    raise_s: float = parameter(3.0, "Time to raise the arms.", unit="s", low=1, high=10)
+    hold_s: float = parameter(15.0, "Length of a gentle hold ...", unit="s", low=10, high=20)
+    hold_skip_s: float = parameter(5.0, "... of which the beginning does not count.", unit="s", low=3, high=8)
+    repeats: int = parameter(3, "Holds, and one more where they differ (Jackson 2009).", low=2, high=4)
+    pause_s: float = parameter(60.0, "Rest between two holds.", unit="s", low=20, high=300)
+    least_valid_pct: float = parameter(60.0, "Share of a hold that must be valid.", unit="%", low=30, high=100)
+    least_contrast: float = parameter(
+        2.0, "A hold is at least this many times the rest.", unit="x rest", low=1.5, high=5
+    )
+    quick_band_pct: float = parameter(
+        25.0, "A quick check may differ by this from what is kept.", unit="%", low=5, high=50
+    )
+    most_pain: int = parameter(4, "From this much pain on there is no calibration.", unit="of 10", low=1, high=10)
+    pain_rise: int = parameter(2, "A rise of pain by this much stops it.", unit="of 10", low=1, high=5)
+    silence_s: float = parameter(
+        30.0, "It ends when there was no usable signal for this long.", unit="s", low=5, high=120
+    )
+    patience_s: float = parameter(600.0, "It ends when nobody goes on for this long.", unit="s", low=60, high=3600)
+    still_s: float = parameter(10.0, "Sitting still before and after an exercise.", unit="s", low=5, high=60)
+    breathing_min: float = parameter(3.0, "Length of paced breathing.", unit="min", low=1, high=10)
+
+
+@dataclass(frozen=True, slots=True)
 class EpisodeSettings:
     """How shrugs become the episodes that dashboards and reports count."""
 
@@ -96,6 +126,13 @@ class CueSettings:
     )
     per_hour: int = parameter(6, "Most cues in an hour.", unit="cues", low=0, high=30, live=True)
     per_day: int = parameter(30, "Most cues in 24 hours.", unit="cues", low=0, high=200, live=True)
+    low_rest_again_s: float = parameter(
+        1200.0, "While low rest lasts, it is cued again after this long.", unit="s", low=300, high=14400, live=True
+    )
+    quiet_hours: str = parameter(
+        "", "No cues between these local times, such as 22:00-07:00; what is worn then is a night. Empty for never.",
+        live=True,
+    )  # fmt: skip
     blank_s: float = parameter(
         0.5, "EMG is not used while the motor runs and for this long after.", unit="s", low=0, high=5
     )
@@ -111,6 +148,21 @@ class MotorSettings:
     pin: int = parameter(18, "GPIO number (BCM) of the motor's transistor.", low=0, high=27)
     drive_pct: float = parameter(60.0, "Strength of a vibration motor.", unit="%", low=5, high=100, live=True)
     pwm_hz: float = parameter(200.0, "PWM frequency of a vibration motor.", unit="Hz", low=50, high=2000)
+
+
+@dataclass(frozen=True, slots=True)
+class ButtonSettings:
+    """The wearer's button, between a pin and ground: press, long press, double press."""
+
+    pin: int = parameter(-1, "GPIO number (BCM) of the button; -1 for none.", low=-1, high=27)
+    long_s: float = parameter(1.0, "Pressed for this long, it says that it was too much.", unit="s", low=0.5, high=5)
+    double_s: float = parameter(
+        0.5, "Pressed again within this time, it says that a headache began.", unit="s", low=0.2, high=2
+    )
+    snooze_min: int = parameter(15, "How long a press snoozes.", unit="min", low=1, high=720)
+    again_min: int = parameter(
+        60, "How long it snoozes when it is pressed again meanwhile.", unit="min", low=1, high=720
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +183,13 @@ class MqttSettings:
         live=True,
     )  # fmt: skip
     discovery: bool = parameter(True, "Whether to announce the wearer's entities to Home Assistant.")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSettings:
+    """What a therapist has planned."""
+
+    file: str = parameter("", "The plan, seen from this file's folder; empty for none. `unshrug plan new` writes one.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +216,12 @@ class Settings:
     low_rest: LowRestSettings = field(default_factory=LowRestSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)
     exposure: ExposureSettings = field(default_factory=ExposureSettings)
+    guide: GuideSettings = field(default_factory=GuideSettings)
     episode: EpisodeSettings = field(default_factory=EpisodeSettings)
     cue: CueSettings = field(default_factory=CueSettings)
     motor: MotorSettings = field(default_factory=MotorSettings)
+    button: ButtonSettings = field(default_factory=ButtonSettings)
+    plan: PlanSettings = field(default_factory=PlanSettings)
     mqtt: MqttSettings = field(default_factory=MqttSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
 
@@ -186,6 +248,17 @@ class Settings:
 
 def load_settings(path: Path) -> Settings:
     """Read settings from a TOML file; what it leaves out keeps its default. Raises SettingsError."""
+    settings: Settings = read_toml(Settings, path)
+    try:
+        _check(settings)
+    except SettingsError as error:
+        raise SettingsError(f"{path.name}: {error}") from None
+    plan = settings.plan.file
+    return replace(settings, plan=PlanSettings(str(path.parent / Path(plan).expanduser()))) if plan else settings
+
+
+def read_toml(kind: type[Any], path: Path) -> Any:
+    """Read a file into a dataclass of such parameters, strictly. Raises SettingsError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -197,11 +270,9 @@ def load_settings(path: Path) -> Settings:
     except ValueError as error:  # TOML's own errors, and whole numbers of thousands of digits
         raise SettingsError(f"{path}: not TOML: {error}") from None
     try:
-        settings: Settings = _read(Settings, table, "")
-        _check(settings)
+        return _read(kind, table, "")
     except SettingsError as error:
         raise SettingsError(f"{path.name}: {error}") from None
-    return settings
 
 
 def changed(settings: Settings, key: str, value: Any) -> Settings:
@@ -229,12 +300,20 @@ def _read(kind: type[Any], table: dict[str, Any], where: str) -> Any:
         at = f"{where}{key}"
         if key not in known:
             raise SettingsError(f"{at}: unknown {'key' if where else 'section'}{_guess(key, known)}")
-        if is_dataclass(types[key]):
+        if get_origin(types[key]) is tuple and is_dataclass(get_args(types[key])[0]):
+            if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+                raise SettingsError(f"{at}: expected sections [[{at}]], got {value!r}")
+            inner = get_args(types[key])[0]
+            values[key] = tuple(_read(inner, item, f"{at} {k}, ") for k, item in enumerate(value, 1))
+        elif is_dataclass(types[key]):
             if not isinstance(value, dict):
                 raise SettingsError(f"{at}: expected a section [{at}], got {value!r}")
             values[key] = _read(types[key], value, f"{at}.")
         else:
             values[key] = _value(at, value, types[key], known[key])
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise SettingsError(f"{where}{missing[0]}: expected it to be given")
     return kind(**values)
 
 
@@ -257,8 +336,11 @@ def _value(at: str, value: Any, kind: Any, of: Field[Any]) -> Any:
     unit, low, high, choices = (of.metadata.get(k) for k in ("unit", "low", "high", "choices"))
     if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text in quotes"}
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or isinstance(value, datetime):
+        names = {
+            float: "a number", int: "a whole number", bool: "true or false", str: "a text in quotes",
+            date: "a date such as 2026-01-31",
+        }  # fmt: skip
         amount = f" of {_UNIT_WORDS.get(unit, unit)}" if unit and kind in (float, int) else ""
         raise SettingsError(f"{at}: expected {names[kind]}{amount}, got {value!r}")
     if choices and value not in choices:
@@ -275,7 +357,10 @@ def _check(settings: Settings) -> None:
     wearer = settings.wearer.id
     if not is_wearer(wearer):
         raise SettingsError(f"wearer.id: expected 1 to 32 of a-z, 0-9, _ and -, got {wearer!r}")
+    if settings.button.pin == settings.motor.pin:
+        raise SettingsError(f"button.pin: GPIO{settings.button.pin} is the motor's; expected another one")
     _check_mqtt(settings.mqtt)
+    quiet_hours(settings.cue.quiet_hours)
     if settings.shrug.merge_piece_s > settings.shrug.min_s:
         raise SettingsError("shrug.merge_piece_s: expected no more than shrug.min_s")
     if settings.shrug.held_s < settings.shrug.min_s:
@@ -298,6 +383,16 @@ def _check(settings: Settings) -> None:
     names = [name for name in settings.board.channels if name != UNUSED]
     _check_names(names)
     _check_levels(settings.calibration, len(names))
+
+
+def quiet_hours(text: str) -> tuple[time, time] | None:
+    """Return from when to when there are no cues, None for never. Raises SettingsError."""
+    if not text:
+        return None
+    found = re.fullmatch("(([01][0-9]|2[0-3]):[0-5][0-9])-(([01][0-9]|2[0-3]):[0-5][0-9])", text)
+    if found is None or found[1] == found[3]:
+        raise SettingsError(f'cue.quiet_hours: expected two times such as "22:00-07:00", or nothing, got {text!r}')
+    return time.fromisoformat(found[1]), time.fromisoformat(found[3])
 
 
 def _check_mqtt(mqtt: MqttSettings) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import logging
+import math
+import os
 import sqlite3
 import threading
 import time
@@ -152,7 +154,7 @@ class Store:
     def _row(self, p: Publication) -> tuple[Any, ...]:
         body = json.loads(p.payload)
         event = body.get("event", "")
-        if p.stamp is None:  # of another run: its clock is not ours
+        if p.stamp is None or math.isnan(p.stamp.mono_s):  # of another run, or of none: its clock is not ours
             wall_s = datetime.fromisoformat(body["t"]).timestamp()
             return *p.key, event, wall_s, None, 0.0, p.payload, p.retain
         return *p.key, event, p.stamp.wall_s, self._run, p.stamp.wall_s - p.stamp.mono_s, p.payload, p.retain
@@ -188,6 +190,11 @@ class Store:
             f"WHERE topic = ? {of} ORDER BY n DESC LIMIT 1", topic, *([] if message_id is None else [message_id])
         )
         return found[0] if found else None
+
+    def version(self) -> int:
+        """Return a number that changes when another program has written here. Raises StoreError."""
+        with self._trying():
+            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def latest(self, topic: str) -> list[dict[str, Any]]:
         """Return the last word on each thing of a topic, as published, in the order of the first. Raises StoreError."""
@@ -286,3 +293,12 @@ class Store:
                 yield
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: {error}") from None
+
+
+def uuid7(wall_s: float) -> str:
+    """Return a UUID of version 7 (RFC 9562): milliseconds since 1970, then random bits, so that ids sort by time."""
+    value = round(wall_s * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 7 << 76
+    value = value & ~(0x3 << 62) | 2 << 62
+    text = f"{value:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

@@ -98,7 +98,7 @@ def test_services_do_not_depend_on_tests_or_benchmarks() -> None:
     ("library", "file"),
     [
         ("serial", "firmware_bridge/port.py"),
-        ("gpiozero", "services/haptics.py"),
+        ("gpiozero", "services/gpio.py"),
         ("rich", "services/screen.py"),
         ("pyarrow", "firmware_bridge/recordings/parquet.py"),
     ],

@@ -40,20 +40,20 @@ from services.broker import Broker, answers, free_port, mosquitto
 from services.contract import Publication
 from services.day import Day
 from services.delivery import Delivery
-from services.messages import AskStore, Cue, Diary, Message, Request
+from services.messages import AskStore, Cue, Message, Request
 from services.mqtt import Link, News
 from services.serving import link_of
 from services.settings import MqttSettings
 from services.store import Store
 from tests.services.conftest import LOOPBACK, eventually, listening
-from tests.services.test_mqtt import ENDED, STARTED, STATE, TENSION, contract_of
+from tests.services.test_mqtt import ENDED, EXERCISE, STARTED, STATE, TENSION, contract_of
 from tests.services.test_service import config, program, stream
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "5"))
 SEED = os.environ.get("CHAOS_SEED", "1")
 ROOT = "unshrug/w"
 DATE = "2026-01-01"
-DURABLE = ("episode", "cue", "diary", "summary/day")
+DURABLE = ("episode", "cue", "exercise", "summary/day")
 PATIENCE_S = 30.0
 
 Key = tuple[str, str, int]
@@ -80,7 +80,7 @@ def one_episode(random: Random, name: str, at_s: float, updates: int | None = No
     if random.random() < 0.4:
         yield Cue(at_s + 7, "given", 0, at_s, "cue", None, name, f"{name}-cue")
     if random.random() < 0.2:
-        yield Diary(at_s + 8, f"{name}-diary", {"kind": "no_headache", "date": DATE, "note": "half \ud83d"})
+        yield replace(EXERCISE, id=f"{name}-exercise", at_s=at_s + 8, details={"reason": "half \ud83d"})
     yield replace(ENDED, id=name, seq=seq + 1, at_s=at_s + 50, start_s=at_s, end_s=at_s + 40)
 
 
@@ -460,7 +460,8 @@ def a_day_offline(random: Random) -> Iterator[Message]:
     day, next_day = Day(DATE, ExposureSettings()), "2026-01-02"
     for k in range(48):
         if k == 20:
-            yield from day.turn(next_day, 600.0 * k)
+            yield from day.close(600.0 * k)
+            day.begin(next_day, None)
         for message in one_episode(random, f"offline-{k:05}", 600.0 * k, updates=60):
             yield message
             yield from day.see(message)

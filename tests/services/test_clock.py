@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ from firmware_bridge.port import Port
 from services.clock import Clock, Steps, rfc3339
 from services.contract import Contract
 from services.daemon import Service
-from services.day import Day
 from services.haptics import Haptics
-from services.messages import Cue, Message
+from services.messages import Cue, DaySummary, Message
 from services.pipeline import Ids, Pipeline
 from services.serving import add_delivery
 from services.settings import CalibrationSettings, Settings
@@ -47,8 +46,8 @@ class Machine(Clock):
     def wall(self) -> float:
         return datetime(YEAR, 5, 4, 23, 0, tzinfo=UTC).timestamp() + self.mono_s + self.wrong_s
 
-    def today(self) -> date:
-        return datetime.fromtimestamp(self.wall(), UTC).date()
+    def local(self) -> datetime:
+        return datetime.fromtimestamp(self.wall(), UTC).replace(tzinfo=None)
 
     def synchronised(self) -> bool:
         return self.known
@@ -79,16 +78,6 @@ class Wire(Port):
         pass
 
 
-class Days(Pipeline):
-    """Counts the days that begin."""
-
-    days = 0
-
-    def new_day(self, date: str, at_s: float) -> Iterator[Message]:
-        self.days += 1
-        return super().new_day(date, at_s)
-
-
 class Told:
     """What is published, and what is retained."""
 
@@ -96,11 +85,14 @@ class Told:
         self._contract = contract
         self.all: list[tuple[str, str]] = []
         self.cues: list[Cue] = []
+        self.days: list[DaySummary] = []
         self._retained: dict[str, Message] = {}
 
     def accept(self, message: Message) -> None:
         if isinstance(message, Cue):
             self.cues.append(message)
+        if isinstance(message, DaySummary):
+            self.days.append(message)
         for publication in self._contract.publications(message):
             self.all.append((publication.topic, publication.payload))
             if publication.retain:
@@ -125,7 +117,7 @@ class Rig:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, settings: Settings = CALIBRATED) -> None:
         self.machine, self.wire = Machine(), Wire()
         monkeypatch.setattr(time, "monotonic", lambda: 1000 + self.machine.mono_s)
-        self.pipeline = Days(settings)
+        self.pipeline = Pipeline(settings)
         self.service = Service(
             self.wire,
             Bridge(replace(BOARDS["ascii"], rate_hz=RATE_HZ)),
@@ -186,7 +178,7 @@ def test_after_the_clock_was_set_every_time_is_right_and_retained_ones_come_agai
     true = datetime.fromisoformat(rig.machine.true(6.0 * (1 + drift)))
     assert abs(datetime.fromisoformat(ended["start"]) - true) < timedelta(seconds=0.25)
     assert [cue.outcome for cue in told.cues] == ["given"]
-    assert rig.pipeline.days == 0, "a clock that is set is no midnight"
+    assert not any(day.final for day in told.days), "a clock that is set is no midnight"
     assert started["id"] == ended["id"]
 
 
@@ -194,10 +186,10 @@ def test_midnight_begins_a_day(rig: Rig) -> None:
     rig.machine.set()
     rig.service.chores.clear()
     rig.wear(lines_of(samples(replace(REST, seconds=1))[::2]))
-    assert rig.pipeline.days == 0
+    assert not any(day.final for day in rig.told.days)
     rig.machine.mono_s = 3600 + 1  # of 23:00
     rig.wear(lines_of(samples(replace(REST, seconds=1))[::2]))
-    assert rig.pipeline.days == 1
+    assert [day.date for day in rig.told.days if day.final] == ["2024-05-04"]
 
 
 def test_a_resonator_half_a_percent_off_stays_right(rig: Rig) -> None:
@@ -227,7 +219,7 @@ def test_no_cue_while_the_rate_is_not_known_to_be_right(rig: Rig, factor: float)
         cue=replace(CALIBRATED.cue, grace_s=0.0),
         calibration=CalibrationSettings(rest_uv=(2.5,), reference_uv=(80.0,)),
     )
-    rig.pipeline = rig.service._pipeline = Days(settings)
+    rig.pipeline = rig.service._pipeline = Pipeline(settings)
     rig.wear(lines_of(samples(replace(REST, seconds=1), replace(SHRUG, seconds=30))[::2]), 1 / factor - 1)
     assert [cue for cue in rig.told.cues if cue.outcome == "given"] == []
     problems = [body["board"]["problem"] for body in rig.told.of("state")]
@@ -258,17 +250,14 @@ def test_ids_sort_in_their_order_though_the_clock_was_set_back() -> None:
 
 def test_a_clock_knows_the_date_and_goes_on(tmp_path: Path) -> None:
     clock = Clock(1e3)
-    assert clock.today() == date.today()
+    assert abs(clock.local() - datetime.now()) < timedelta(seconds=5)
     assert isinstance(clock.synchronised(), bool)
     assert clock.mono() <= clock.mono()
 
 
 def test_what_was_kept_before_the_clock_was_set_is_put_right_before_it_is_sent(rig: Rig, tmp_path: Path) -> None:
     path = tmp_path / "w.sqlite3"
-    rig.pipeline.day = Day(rig.machine.today().isoformat(), CALIBRATED.exposure)
-    delivery = add_delivery(
-        CALIBRATED, rig.service, Store(path, run="this"), rig.pipeline, rig.machine, announces=False
-    )
+    delivery = add_delivery(CALIBRATED, rig.service, Store(path, run="this"), announces=False)
 
     def each(left: int) -> None:
         if left == 300:  # the shrug is over, its episode is not
@@ -286,7 +275,9 @@ def test_what_was_kept_before_the_clock_was_set_is_put_right_before_it_is_sent(r
     for body in episodes:
         assert body["clock"] == "synchronised"
         assert abs(datetime.fromisoformat(body["start"]) - true) < timedelta(seconds=0.3)
-    (cue,) = [body for body in told if body["schema"] == "unshrug.cue/1"]
+    cue, result = [body for body in told if body["schema"] == "unshrug.cue/1"]
+    assert (cue["id"], cue["seq"], cue["t"]) == (result["id"], result["seq"] - 1, result["t"])
     assert abs(datetime.fromisoformat(cue["shrug_start"]) - true) < timedelta(seconds=0.3)
-    assert rig.pipeline.day.date == rig.machine.today().isoformat()
-    assert rig.pipeline.day.wear_s < 20, "the time before belongs to the day that it seemed to be"
+    day = rig.told.days[-1]
+    assert day.date == rig.machine.local().date().isoformat()
+    assert day.wear_time_s < 20, "the time before belongs to the day that it seemed to be"

@@ -33,9 +33,10 @@ from services.messages import (
     ChannelState,
     ChannelTension,
     Cue,
+    CueResult,
     DaySummary,
-    Diary,
     Episode,
+    Guided,
     Message,
     Reply,
     Request,
@@ -43,7 +44,7 @@ from services.messages import (
     WearerState,
 )
 from services.mqtt import Link, News, Up, pause_s
-from services.requests import VERBS
+from services.requests import VERBS, schema
 from services.serving import link_of
 from services.settings import MqttSettings, SettingsError
 from services.store import Store
@@ -59,6 +60,14 @@ TENSION = Tension(
     "warn",
     cues_enabled=True,
 )
+
+
+def schema_details(kind: str) -> dict[str, Any]:
+    """Return what an activity's messages add to what all of them have, as its schema's example has it."""
+    common = ("schema", "t", "mono_s", "clock", "event", "id", "seq", "step", "say", "left_s")
+    return {key: value for key, value in schema(kind)["examples"][0].items() if key not in common}
+
+
 STATE = WearerState(
     3.0,
     (ChannelState("left", True, "ok", ()), ChannelState("right", False, "bad", ("flat",))),
@@ -92,11 +101,17 @@ ENDED = replace(
 )
 CUE = Cue(14.0, "given", 0, 4.0, "cue", None, ID, "019b76da-1111-7000-8000-000000000000")
 SUMMARY = DaySummary(
-    60.0, "2026-01-01", 3, False, 55.04, 50.0, 1, 15.5,
+    60.0, "day", "2026-01-01", 3, False, 55.04, 50.0, 1, 15.5,
     (ChannelDay("left", 50.0, 20.0, (1.0, 2.0, 30.0), None), ChannelDay("right", 0.0, None, None, None)),
-    {"given": 1}, (3.0, 5.0), {"seq": 4},
+    {"given": 1}, (3.0, 5.0), 22.5, ((55.04, 15.5), *[(0.0, 0.0)] * 23), {"seq": 4},
 )  # fmt: skip
-DIARY = Diary(5.0, "019b76da-2222-7000-8000-000000000000", {"kind": "no_headache", "date": "2026-01-01"})
+NIGHT = replace(SUMMARY, period="night")
+RESULT = CueResult(314.0, CUE, 4.5, 31.25)
+CALIBRATION = Guided(
+    "ended", "calibration", "019b76da-3333-7000-8000-000000000000", 9, 6.0, "ended", "This is your calibration now.",
+    details=schema_details("calibration"),
+)  # fmt: skip
+EXERCISE = replace(CALIBRATION, activity="exercise", say="Done. Well done.", details=schema_details("exercise"))
 ABOUT = About(
     0.0,
     "unshrug",
@@ -324,7 +339,7 @@ def test_what_is_only_between_the_rooms_is_not_published(message: Message) -> No
     assert list(contract_of("w").publications(message)) == []
 
 
-@pytest.mark.parametrize("message", [TENSION, STATE, STARTED, ENDED, CUE, ABOUT, SUMMARY, DIARY])
+@pytest.mark.parametrize("message", [TENSION, STATE, STARTED, ENDED, CUE, ABOUT, SUMMARY, EXERCISE])
 def test_every_publication_begins_with_schema_and_time(message: Message) -> None:
     publication, *_ = contract_of("w").publications(message)
     kind = publication.topic.replace("/", "_")

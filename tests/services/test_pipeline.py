@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from dsp.detect import Shrug
 from dsp.filters import SignalError
 from dsp.quality import Quality
 from firmware_bridge.blocks import SampleBlock, Signal
-from services.messages import About, Cue, DaySummary, Episode, Message, Tension, WearerState
+from services.messages import About, Cue, CueResult, DaySummary, Episode, Message, Tension, WearerState
 from services.pipeline import Pipeline
 from services.settings import CalibrationSettings, Settings
 from tests.services.conftest import CALIBRATED, REST, SHRUG, SIGNAL, Array, blocks, samples
@@ -49,6 +50,8 @@ def in_full(messages: Iterable[Message]) -> list[Any]:
             case Cue():
                 name = numbers.setdefault(m.episode_id, f"#{len(numbers)}")
                 out.append(replace(m, episode_id=name, id=numbers.setdefault(m.id, f"#{len(numbers)}") or ""))
+            case CueResult():
+                out.append(replace(m, cue=replace(m.cue, episode_id=None, id="")))
             case WearerState():
                 out.append(replace(m, episode_id=numbers.setdefault(m.episode_id, f"#{len(numbers)}")))
             case _:
@@ -311,10 +314,11 @@ def test_a_new_signal_on_the_same_day_adds_to_the_time_worn() -> None:
 
 def test_midnight_starts_the_time_worn_anew() -> None:
     pipeline = Pipeline(CALIBRATED)
+    list(pipeline.local_time(datetime(2026, 1, 1, 23, 59), 0.0))
     run(pipeline, blocks(WORKDAY[:10_000]), finish=False)
-    (summary,) = pipeline.new_day("2026-01-02", 10.0)
+    (summary,) = pipeline.local_time(datetime(2026, 1, 2, 0, 0), 10.0)
     assert isinstance(summary, DaySummary)
-    assert (summary.date, summary.final) == ("today", True)
+    assert (summary.date, summary.final) == ("2026-01-01", True)
     assert summary.wear_time_s == pytest.approx(10, abs=1)
     after = [m for block in blocks(WORKDAY[10_000:], start=10_000) for m in pipeline.process(block)]
     assert of(WearerState, after)[0].wear_time_s < 10

@@ -5,8 +5,10 @@ import json
 import re
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -24,9 +26,9 @@ from dsp.quality import REASONS, STATES
 from dsp.reference import Verdict
 from firmware_bridge.bridge import Counts
 from services.broker import Broker
-from services.contract import LIVE_EXPIRY_S, SCHEMAS, Contract, Stamp, interrupted
-from services.day import Day
+from services.contract import LIVE_EXPIRY_S, SCHEMAS, Contract, Publication, Stamp, interrupted
 from services.delivery import Delivery
+from services.exercises import EXERCISES
 from services.haptics import Haptics
 from services.messages import (
     About,
@@ -35,23 +37,23 @@ from services.messages import (
     ChannelTension,
     Cue,
     DaySummary,
-    Diary,
     Episode,
     Message,
     Outcome,
-    Pattern,
+    Period,
     Reply,
     Request,
     Tension,
     WearerState,
 )
-from services.pipeline import Pipeline, uuid7
+from services.pipeline import Pipeline
 from services.requests import VERBS, read_request, schema
+from services.safety import SYMPTOMS
 from services.screen import make_screen
 from services.serving import _announcement, _connect, link_of
 from services.settings import MqttSettings, Settings, WearerSettings
-from services.steering import Steering
-from services.store import Store
+from services.steering import WITHDRAWABLE, Steering
+from services.store import Store, uuid7
 from tests.services.conftest import (
     CALIBRATED,
     LOOPBACK,
@@ -65,10 +67,13 @@ from tests.services.conftest import (
 )
 from tests.services.test_mqtt import (
     ABOUT,
+    CALIBRATION,
     CUE,
-    DIARY,
     ENDED,
+    EXERCISE,
     ID,
+    NIGHT,
+    RESULT,
     STARTED,
     STATE,
     SUMMARY,
@@ -159,7 +164,8 @@ def messages() -> Iterator[Message]:
     nowhere = ChannelTension("left", *[NAN] * 5)
     yield from (replace(TENSION, quality=state, cues_enabled=state == "ok") for state in STATES)
     yield replace(TENSION, channels=(nowhere,))
-    pipeline = Pipeline(CALIBRATED, day=Day("2026-01-01", CALIBRATED.exposure))
+    pipeline = Pipeline(CALIBRATED)
+    list(pipeline.local_time(datetime(2026, 1, 1, 12), 0.0))
     told = [m for block in blocks(samples(replace(REST, seconds=1))) for m in pipeline.process(block)]
     told += [*pipeline.board(None), *pipeline.board("unplugged"), *pipeline.snooze(60.0, 1.0), *pipeline.finish()]
     yield from told
@@ -168,28 +174,63 @@ def messages() -> Iterator[Message]:
     yield replace(STATE, channels=(), episode_id=None, snoozed_until_s=9.0)
     yield from (STARTED, replace(STARTED, event="updated", kinds=(Shrug.kind, LowRest.kind), label="deadline"), ENDED)
     yield replace(ENDED, end_reason="cut_off", peak_uv=NAN, mean_uv=NAN)
-    for outcome, pattern in itertools.product(get_args(Outcome), (*get_args(Pattern), None)):
+    for outcome, pattern in itertools.product(get_args(Outcome), ("cue", "escalation", "sensor", None)):
         yield replace(CUE, outcome=outcome, pattern=pattern, reason=None if pattern else "snoozed", episode_id=None)
     yield CUE
     levels = (1.0, 2.0, 3.0)
     yield replace(SUMMARY, final=True, relaxed_after_s=(), channels=(ChannelDay("left", 1.0, 0.0, levels, levels),))
     yield SUMMARY
-    yield from entries()
+    yield from (replace(CUE, share=0.67, prompt="p"), replace(CUE, trigger="sensor"), replace(CUE, trigger="low_rest"))
+    yield from (RESULT, replace(RESULT, relaxed_after_s=None, rest_after_pct=None))
+    yield from (NIGHT, replace(NIGHT, channels=(), free_rest_pct=None), replace(SUMMARY, free_rest_pct=None))
+    yield replace(NIGHT, final=True, relaxed_after_s=(), channels=(ChannelDay("left", 1.0, 0.0, levels, levels),))
+    yield replace(STATE, period="night", silent_because="quiet hours", questions=("how?",))
+    yield from guided()
     nothing = replace(ABOUT, rest_uv=None, calibration_source=None, calibration_id=None, verdicts=(), on_uv=(NAN,))
     verdicts = tuple(Verdict(state, True, 9.0) for state in STATES)
     yield from (ABOUT, nothing, replace(ABOUT, reference_uv=(80.0, NAN), verdicts=verdicts))
     yield replace(ABOUT, live=Settings().live(), counts=Counts(measured_hz=999.9))
 
 
-def entries() -> Iterator[Diary]:
-    """Yield entries in the diary that between them have all that a request can say."""
-    known = schema("cmd_diary")["properties"]
-    full = schema("cmd_diary")["examples"][0] | {
-        "end": "2026-01-31T17:30:00Z", "nausea": True, "light": True, "sound": False, "medicine": "a", "trigger": "b"
-    }  # fmt: skip
-    for side, quality in itertools.product(known["side"]["enum"], known["quality"]["enum"]):
-        yield replace(DIARY, entry=full | {"side": side, "quality": quality})
-    yield DIARY
+def guided() -> Iterator[Message]:
+    """Yield what is said on the way through a calibration and an exercise, and at the end."""
+    for kind, one in (("calibration", CALIBRATION), ("exercise", EXERCISE)):
+        known = schema(kind)["properties"]
+        for step in known["step"]["enum"]:
+            yield from (replace(one, event="started", step=step, left_s=3.0), replace(one, event="progress", step=step))
+        for outcome in known["outcome"]["enum"]:
+            yield replace(one, details=one.details | {"outcome": outcome, "reason": "because" if outcome else None})
+    unknown = ("pain", "rest_uv", "rest_p10_uv", "noise_uv", "reference_uv", "cv_pct", "snr_db")
+    yield replace(CALIBRATION, details=CALIBRATION.details | dict.fromkeys(unknown))
+    verdicts = [{"state": state, "sees_rest": None, "reasons": ["r"]} for state in STATES]
+    yield replace(
+        CALIBRATION,
+        details=CALIBRATION.details
+        | {"verdicts": verdicts, "levels_uv": [None], "band": CALIBRATION.details["band"] | {"notches_hz": [50.0]}},
+    )
+    nothing = {key: [None] for key in EXERCISE.details if key.endswith(("_uv", "_rve"))}
+    yield replace(EXERCISE, details=EXERCISE.details | nothing | {"breaths": 3})
+    for name in EXERCISES:
+        yield replace(EXERCISE, details=EXERCISE.details | {"name": name})
+
+
+def written() -> Iterator[Publication]:
+    """Yield what is written down, which between them has all that a request can say."""
+    for contract in (contract_of("w"), Contract("w", stamp, lambda: Stamp(stamp(0.0).wall_s, NAN, True))):
+        known = schema("cmd_diary")["properties"]
+        full = schema("cmd_diary")["examples"][0] | {
+            "end": "2026-01-31T17:30:00Z", "nausea": True, "light": True, "sound": False, "medicine": "a",
+            "trigger": "b", "aura": False, "effort": True, "sudden": False, "symptoms": list(SYMPTOMS), "relief": True,
+        }  # fmt: skip
+        for side, quality in itertools.product(known["side"]["enum"], known["quality"]["enum"]):
+            yield contract.record("diary", ID, 0, full | {"side": side, "quality": quality})
+        yield contract.record("diary", ID, 1, {"kind": "no_headache", "date": "2026-01-01"})
+        yield contract.record("diary", ID, 2, {"kind": "therapy", "deleted": True})
+        for kind, after_h in itertools.product(("calibration", "therapy"), (24, 48)):
+            least = {"kind": kind, "about": ID, "after_h": after_h}
+            yield contract.record("checkin", ID, 0, least)
+            said = {"pain": 1, "headache": False, "worse": True, "symptoms": list(SYMPTOMS), "note": "n"}
+            yield contract.record("checkin", ID, 0, least | said)
 
 
 def payloads(broker_heard: list[Heard]) -> Iterator[Json]:
@@ -201,6 +242,7 @@ def payloads(broker_heard: list[Heard]) -> Iterator[Json]:
                 yield json.loads(publication.payload)
                 if isinstance(message, Episode):
                     yield json.loads(interrupted(publication.payload).payload)
+    yield from (json.loads(publication.payload) for publication in written())
     yield from (heard.body for heard in broker_heard if heard.topic == "reply")
 
 
@@ -219,21 +261,35 @@ def life(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> list[Heard
         return True
 
     delivery = Delivery(contract, store, ask=obey, announce=partial(_announcement, root, "w"))
-    steering = Steering(CALIBRATED, {}, pipeline, haptics, delivery.answer, delivery.keep)
+    steering = Steering(CALIBRATED, {}, (), pipeline, haptics, delivery.answer, delivery.keep, lambda: 1e9)
     with listening(broker.port, root) as other, listening(broker.port, "homeassistant") as home:
         try:
             delivery.connect(partial(link_of, "w", broker, MqttSettings()))
             assert delivery.connected.wait(5)
             list(pipeline.board(None))
-            for message in (TENSION, STATE, STARTED, ENDED, CUE, DIARY, SUMMARY, ABOUT):
+            list(pipeline.local_time(datetime(2026, 1, 1, 12), 0.0))
+            for message in (TENSION, STATE, STARTED, ENDED, CUE, EXERCISE, CALIBRATION, SUMMARY, NIGHT, ABOUT):
                 delivery.accept(message)
             eventually(lambda: store.waiting(0, 9) == [])
+            yesterday = Contract("w", lambda s: Stamp(time.time() - 30 * 3600, 0.5), lambda: stamp(0.0))
+            about = schema("cmd_checkin")["examples"][0]["about"]
+            store.put(list(yesterday.publications(replace(CALIBRATION, id=about))))
+            sitting = blocks(samples(replace(REST, seconds=40)), 1000)
             for verb in VERBS:
+                list(pipeline.process(next(sitting)))
                 asked = {k: v for k, v in schema(f"cmd_{verb}")["examples"][0].items() if k != "episode_id"}
-                other.publish(f"{root}/cmd/{verb}", json.dumps(asked))
-                assert other.wait_for("reply").body["result"] == "ok"
-            other.publish(f"{root}/cmd/set", '{"key": "cue.per_hour", "value": 4}')
-            assert other.wait_for("reply").body["value"] == 4
+                for body in (asked, asked | {"action": "stop"}) if "action" in asked else (asked,):
+                    other.publish(f"{root}/cmd/{verb}", json.dumps(body))
+                    answer = other.wait_for("reply").body
+                    assert (answer["result"], answer["error"]) == ("ok", None)
+                    list(pipeline.process(next(sitting)))
+            for value in (4, "22:00-07:00"):
+                key = "cue.quiet_hours" if isinstance(value, str) else "cue.per_hour"
+                other.publish(f"{root}/cmd/set", json.dumps({"key": key, "value": value}))
+                assert other.wait_for("reply").body["value"] == value
+            sore = {"kind": "headache", "start": "2020-01-01T08:00:00Z", "end": "2020-01-01T09:00:00Z", "sudden": True}
+            other.publish(f"{root}/cmd/diary", json.dumps(sore))
+            assert other.wait_for("reply").body["advice"]
             other.publish(f"{root}/cmd/snooze", '{"request_id": "mine"}')
             assert other.wait_for("reply").body["request_id"] == "mine"
         finally:
@@ -289,8 +345,11 @@ def test_what_is_required_is_what_is_always_said(kind: str, life: list[Heard]) -
 def test_an_entry_in_the_diary_is_what_was_asked_for() -> None:
     asked, kept = schema("cmd_diary"), schema("diary")
     entry = {key: of for key, of in asked["properties"].items() if key != "request_id"}
-    assert kept["properties"].items() >= entry.items()
-    assert [kept[word] for word in ("if", "then", "else")] == [asked[word] for word in ("if", "then", "else")]
+    assert kept["properties"].items() >= {k: of for k, of in entry.items() if k not in ("id", "delete")}.items()
+    assert kept["properties"]["symptoms"]["items"]["enum"] == list(SYMPTOMS)
+    assert schema("cmd_withdraw")["properties"]["what"]["enum"] == list(WITHDRAWABLE)
+    assert schema("cmd_allow")["properties"] == schema("cmd_withdraw")["properties"]
+    assert schema("cmd_exercise")["properties"]["name"]["enum"] == list(EXERCISES)
 
 
 SECONDS = st.floats(0, 1e6)
@@ -340,10 +399,11 @@ ANYTHING: st.SearchStrategy[Message] = st.one_of(
         calibration_id=SUM,
         label=st.text(min_size=1, max_size=64) | st.none(),
     ),
-    st.builds(Cue, SECONDS, channel=st.integers(0, 7), shrug_start_s=SECONDS, episode_id=UUID | st.none(), id=UUID),
+    st.builds(Cue, SECONDS, channel=st.integers(0, 7), start_s=SECONDS, episode_id=UUID | st.none(), id=UUID),
     st.builds(
         DaySummary,
         SECONDS,
+        st.sampled_from(get_args(Period)),
         st.dates().map(str),
         COUNT,
         wear_time_s=SECONDS,
@@ -353,6 +413,8 @@ ANYTHING: st.SearchStrategy[Message] = st.one_of(
         channels=some(st.builds(ChannelDay, TEXT, SECONDS, PERCENT, SPREAD, SPREAD)),
         cues=st.dictionaries(st.sampled_from(get_args(Outcome)), COUNT),
         relaxed_after_s=st.lists(SECONDS).map(tuple),
+        free_rest_pct=PERCENT,
+        hours=st.lists(st.tuples(SECONDS, SECONDS), min_size=24, max_size=24).map(tuple),
         tally=st.just({}),
     ),
     st.builds(

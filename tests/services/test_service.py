@@ -24,7 +24,6 @@ from services.broker import Broker
 from services.clock import Clock
 from services.contract import Contract
 from services.daemon import Service, Threaded
-from services.day import Day
 from services.delivery import Delivery
 from services.haptics import Haptics
 from services.messages import Cue, Episode, Message, Tension, WearerState
@@ -80,7 +79,7 @@ class Rig:
         self.service = Service(
             Port(str(cable), 115200),
             Bridge(BOARDS["unshrug"], ("left", "right"), check_rate=speed == 1),
-            Pipeline(settings, day=Day("2026-01-01", settings.exposure)),
+            Pipeline(settings),
             Haptics(settings.motor, on_change=self.motor),
             clock=Clock(speed),
             on_board=self.problems.append,

@@ -14,7 +14,6 @@ from services.messages import (
     AskStore,
     Cue,
     CueTest,
-    Diary,
     Episode,
     Message,
     Reply,
@@ -42,10 +41,12 @@ class Desk:
         self.steering = Steering(
             CALIBRATED,
             live or {},
+            (),
             self.pipeline,
             self.haptics,
             self.answers.append,
             lambda key, value: self.kept.append((key, value)),
+            lambda: 1e9,
         )
         self.messages += self.pipeline.board(None)
 
@@ -214,24 +215,9 @@ def test_an_episode_that_is_not_open_is_looked_up_where_it_is_kept(desk: Desk) -
     assert {e.label for e in desk.of(Episode)} == {None}
 
 
-def test_a_diary_entry_is_kept_as_it_was_written(desk: Desk) -> None:
-    entry: dict[str, Any] = {
-        "kind": "headache",
-        "start": "2026-01-01T08:00:00+01:00",
-        "end": "2026-01-01T08:00:00Z",
-        "peak": 3,
-    }
-    answer = desk.ask("diary", **entry, request_id="mine")
-    (diary,) = desk.of(Diary)
-    assert diary.entry == entry
-    assert isinstance(answer, Reply)
-    assert (answer.error, answer.result) == (None, {"diary_id": diary.id})
-
-
-def test_a_headache_that_ends_before_it_begins_is_refused(desk: Desk) -> None:
-    answer = desk.ask("diary", kind="headache", start="2026-01-01T08:00:00Z", end="2026-01-01T08:30:00+01:00")
-    assert error(answer) == "end is before start"
-    assert desk.of(Diary) == []
+@pytest.mark.parametrize("verb", ["diary", "checkin"])
+def test_what_is_written_down_goes_to_whoever_keeps_it(desk: Desk, verb: str) -> None:
+    assert isinstance(desk.ask(verb, kind="headache", start="2026-01-01T08:00:00Z"), AskStore)
 
 
 def test_what_was_told_is_sent_again_by_whoever_keeps_it(desk: Desk) -> None:
