@@ -8,11 +8,13 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
 # Nothing heavy is imported here: --help must answer at once, on a Pi too.
 
+_EXERCISES = ("trap-stretch", "levator-stretch", "chin-tuck", "shoulder-drop", "breathing")
 _UNITS = ("uV", "mV", "V", "counts")
 
 
@@ -76,11 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--out", type=Path, metavar="FILE", help="default: unshrug-WEARER-TIME.bdf, here")
     record.add_argument("--seconds", type=_positive, metavar="N", help="end by itself after N seconds of samples")
 
-    export = commands.add_parser("export", help="a recording as a table for other programs: Parquet or CSV")
-    export.add_argument("recording", type=Path, metavar="RECORDING")
+    export = commands.add_parser("export", help="a recording as a table; without one, all that is kept of the wearer")
+    export.add_argument("recording", type=Path, nargs="?", metavar="RECORDING")
     export.add_argument(
-        "--out", type=Path, metavar="FILE", required=True, help="a new file that ends in .parquet or .csv"
-    )
+        "--out", type=Path, metavar="FILE", required=True,
+        help="a new file that ends in .parquet or .csv, for all that is kept in .zip",
+    )  # fmt: skip
+    _config(export)
     _about(export)
 
     replay = commands.add_parser("replay", help="play a recording as a board, through the same bytes and pipeline")
@@ -118,14 +122,121 @@ def _parser() -> argparse.ArgumentParser:
         "Without --broker and --port it starts a Mosquitto of its own. Nothing of the fleet stays on the broker."
     )
 
-    boards = commands.add_parser("boards", help="the boards that Unshrug knows, and what answers on the ports")
-    boards.add_argument("--port", metavar="PORT", help="ask this one only, a device or a pyserial URL")
+    _machine(commands)
 
     _mqtt(commands)
 
+    _guides(commands)
+    _diary(commands)
+    _plan(commands)
+
+    forget = commands.add_parser("forget-me", help="delete all that is kept of the wearer")
+    _config(forget)
+    forget.add_argument("--yes", action="store_true", help="without asking")
+
+    return parser
+
+
+def _machine(commands: Any) -> None:
+    boards = commands.add_parser("boards", help="the boards that Unshrug knows, and what answers on the ports")
+    boards.add_argument("--port", metavar="PORT", help="ask this one only, a device or a pyserial URL")
     check = commands.add_parser("check", help="a doctor for settings, broker, port, motor, permissions and clock")
     _settings(check)
-    return parser
+
+
+def _guides(commands: Any) -> None:
+    calibrate = commands.add_parser("calibrate", help="guided rest and gentle reference holds; the result is kept")
+    _settings(calibrate)
+    calibrate.add_argument("--quick", action="store_true", help="only check what was calibrated before: one hold")
+    calibrate.add_argument("--pain", type=int, choices=range(11), metavar="N", help="pain now, 0 to 10 (else it asks)")
+    calibrate.add_argument("--battery", action="store_true", help="the body side runs on battery (else it asks)")
+    calibrate.add_argument("--history", action="store_true", help="show the calibrations that were")
+
+    exercise = commands.add_parser("exercise", help="guided exercises and paced breathing; without NAME it lists them")
+    exercise.add_argument("name", nargs="?", choices=_EXERCISES, metavar="NAME", help=", ".join(_EXERCISES))
+    _settings(exercise)
+    exercise.add_argument("--minutes", type=_breathing_min, metavar="N", help="of breathing, 1 to 10 (default 3)")
+    exercise.add_argument("--history", action="store_true", help="show the exercises that were")
+
+
+def _diary(commands: Any) -> None:
+    diary = commands.add_parser("diary", help="headaches, days without, therapy, check-ins: write, read, export")
+    whats = diary.add_subparsers(dest="what", required=True, metavar="WHAT")
+
+    add = whats.add_parser("add", help="a headache that is there now, or was; --none for a day without one")
+    _entry(add)
+    add.add_argument("--none", nargs="?", const="today", metavar="DATE", help="there was none on that day (today)")
+
+    end = whats.add_parser("end", help="the open headache is over")
+    end.add_argument("--at", default="now", metavar="TIME", help="when (now)")
+
+    edit = whats.add_parser("edit", help="change an entry; what it said before stays in the store")
+    edit.add_argument("id", metavar="ID", help="the last signs of it, as `list` shows them")
+    _entry(edit)
+
+    remove = whats.add_parser("remove", help="take an entry away")
+    remove.add_argument("id", metavar="ID")
+
+    shown = whats.add_parser("list", help="what is in it, and the check-ins that are due")
+    shown.add_argument("--days", type=_days, metavar="N", help="of the last N days only")
+    shown.add_argument("--format", choices=("table", "json"), default="table")
+
+    export = whats.add_parser("export", help="the diary as a new .csv or .json file")
+    export.add_argument("out", type=Path, metavar="FILE")
+
+    therapy = whats.add_parser("therapy", help="a session with a therapist; you are asked about it a day and two after")
+    therapy.add_argument("--at", dest="start", metavar="TIME", help="when (now)")
+    therapy.add_argument("--note", metavar="TEXT")
+
+    checkin = whats.add_parser("checkin", help="the questions that are due, and your answers")
+    checkin.add_argument("number", nargs="?", type=int, metavar="N", help="which one to answer")
+    checkin.add_argument("--pain", type=int, metavar="0-10", help="in head or neck now")
+    checkin.add_argument("--headache", type=_yes, metavar="yes|no", help="whether there was one since")
+    checkin.add_argument("--worse", type=_yes, metavar="yes|no", help="whether it made something worse")
+    checkin.add_argument("--symptoms", type=_names_list, metavar="A,B")
+    checkin.add_argument("--note", metavar="TEXT")
+    for what in (add, end, edit, remove, shown, export, therapy, checkin):
+        _config(what)
+
+
+def _plan(commands: Any) -> None:
+    plan = commands.add_parser("plan", help="where the wearer is in the plan, why, and what cues have done")
+    _config(plan)
+    plan.add_argument("--format", choices=("table", "json"), default="table")
+    whats = plan.add_subparsers(dest="what", metavar="WHAT")
+    new = whats.add_parser("new", help="write the usual plan, to be edited")
+    new.add_argument("file", type=Path, metavar="FILE")
+    new.add_argument("--start", type=_date, metavar="DATE", help="its first day (today)")
+    check = whats.add_parser("check", help="say whether a plan can be used")
+    check.add_argument("file", type=Path, metavar="FILE")
+
+
+def _date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a date such as 2026-01-31") from None
+
+
+def _entry(parser: argparse.ArgumentParser) -> None:
+    when = "now, 2h ago, 16:00, yesterday 16:00 or 2026-01-31 16:00"
+    parser.add_argument("--start", metavar="TIME", help=f"when it began: {when} (now)")
+    parser.add_argument("--end", metavar="TIME", help="when it was over; else it is open")
+    parser.add_argument("--peak", type=int, metavar="0-10", help="the worst of it")
+    parser.add_argument("--side", choices=("left", "right", "both"))
+    parser.add_argument("--quality", choices=("pressing", "throbbing", "stabbing", "other"))
+    for name, meaning in (
+        ("neck-pain", "the neck hurt"), ("nausea", "nausea or vomiting"), ("light", "light was unpleasant"),
+        ("sound", "sound was unpleasant"), ("aura", "something was seen or felt before it"),
+        ("effort", "moving about made it worse"), ("sudden", "it was there within a minute"),
+        ("relief", "the medicine helped within two hours"),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=meaning)
+    symptoms = "weakness, numbness, speech, vision, walking, confusion, dizziness, fever, injury, changed, skin"
+    parser.add_argument("--symptoms", type=_names_list, metavar="A,B", help=f"what else there was: {symptoms}")
+    parser.add_argument("--medicine", metavar="TEXT", help="what was taken against it")
+    parser.add_argument("--trigger", metavar="TEXT", help="what you suspect")
+    parser.add_argument("--note", metavar="TEXT")
 
 
 def _mqtt(commands: Any) -> None:
@@ -256,6 +367,27 @@ def _tension_hz(text: str) -> float:
     if not 0.1 <= value <= 20:
         raise argparse.ArgumentTypeError(f"{text}: expected 0.1 to 20 Hz")
     return value
+
+
+def _breathing_min(text: str) -> float:
+    value = _positive(text)
+    if not 1 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 to 10 minutes")
+    return value
+
+
+def _days(text: str) -> int:
+    return _whole(text, "a whole number of days", 36500)
+
+
+def _yes(text: str) -> bool:
+    if text.lower() not in ("yes", "y", "no", "n"):
+        raise argparse.ArgumentTypeError(f"{text}: expected yes or no")
+    return text.lower().startswith("y")
+
+
+def _names_list(text: str) -> list[str]:
+    return list(_names(text))
 
 
 def _tcp_port(text: str) -> int:

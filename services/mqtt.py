@@ -69,9 +69,9 @@ News = Up | Down | Confirmed | Received
 class Link:
     """A connection that comes back by itself, with growing pauses, and says so once each time.
 
-    Every connection is a new one: what was under way when one broke is the caller's to send again. `tell` hears the
-    news, from other threads, and must return at once. Raises SettingsError for a password or certificate that cannot
-    be used.
+    Every connection is a new one: what was under way when one broke is the caller's to send again. `will` is the topic
+    on which others read that it is gone, None for nobody. `tell` hears the news, from other threads, and must return at
+    once. Raises SettingsError for a password or certificate that cannot be used.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Link:
         port: int,
         *,
         client_id: str,
-        will: str,
+        will: str | None,
         topics: tuple[str, ...],
         tell: Callable[[News], None],
     ) -> None:
@@ -134,7 +134,7 @@ class Link:
     def close(self) -> None:
         """Say goodbye and disconnect; takes a second at most."""
         self._closing.set()
-        if self._up:
+        if self._up and self._will is not None:
             with contextlib.suppress(RuntimeError, ValueError):
                 self._client.publish(self._will, "offline", 1, retain=True).wait_for_publish(_GOODBYE_S)
         self._client.disconnect()
@@ -192,7 +192,8 @@ class Link:
         )
         client.suppress_exceptions = True
         client.connect_timeout = _CONNECT_S
-        client.will_set(self._will, "offline", qos=1, retain=True)
+        if self._will is not None:
+            client.will_set(self._will, "offline", qos=1, retain=True)
         client.on_socket_open = lambda _, __, connection: send_at_once(connection)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe

@@ -48,7 +48,7 @@ def read_request(
         return nothing, f"not a JSON object: {str(error)[:_SHOWN]}"
     if not isinstance(body, dict):
         return nothing, f"expected a JSON object, got {json.dumps(body)[:_SHOWN]}"
-    wrong = _wrong(verb, body)
+    wrong = what_is_wrong(verb, body)
     name = body.get("request_id")
     known = body if wrong is None else {"request_id": name} if isinstance(name, str) and len(name) <= 64 else {}
     return Request(verb, known, topic, correlation), wrong
@@ -62,7 +62,8 @@ def _may_reply(topic: str, root: str) -> bool:
     return plain and (ours or not kept)
 
 
-def _wrong(verb: str, body: dict[str, Any]) -> str | None:
+def what_is_wrong(verb: str, body: dict[str, Any]) -> str | None:
+    """Return in a sentence what the schema of a verb minds about a body, None if nothing."""
     import fastjsonschema
 
     try:

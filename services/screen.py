@@ -1,18 +1,23 @@
 """What `demo`, `run` and `replay` show in the terminal: a live view, or plain lines where there is none."""
 
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from dsp.detect import Shrug
+from services.guiding import Guided
 from services.messages import About, Cue, Episode, Message, Tension, WearerState
 
 _BAR = 40
@@ -209,3 +214,56 @@ def make_screen(*, headless: bool, quiet: bool = False) -> Screen:
     """Return the live view where there is a terminal to show it, else plain lines, `quiet` ones for a journal."""
     console = Console(highlight=False, soft_wrap=True)
     return PlainScreen(console, quiet=quiet) if headless or not console.is_terminal else LiveScreen(console)
+
+
+class _GuideView:
+    """What someone sees who is guided: the sentence, the time left, the levels, the keys."""
+
+    def __init__(self, guided: Guided) -> None:
+        self._guided = guided
+
+    def __rich__(self) -> Panel:
+        now, note, tension, longest_s = self._guided.view()
+        parts: list[RenderableType] = [Text(now["say"] if now else note, style="bold"), Text()]
+        if now is not None:
+            if now.get("repeat") is not None:
+                parts.append(Text(f"{now['step']}{'' if now['quick'] else ', ' + str(now['repeat']) + ' holds done'}"))
+            if now["left_s"] is not None:
+                parts.append(ProgressBar(total=longest_s or 1.0, completed=longest_s - now["left_s"], width=_BAR))
+                parts.append(Text(f"{now['left_s']:.0f} s"))
+            parts.append(Text())
+        if tension is not None:
+            parts += [_levels(tension["channels"]), Text()]
+        if now is not None and note:
+            parts.append(Text(note, style="yellow"))
+        ready = "Enter: I am ready   " if now and now["step"] == "ready" else ""
+        parts.append(Text(f"{ready}q: stop", style="dim"))
+        return Panel(Group(*parts), title="Unshrug", border_style="cyan")
+
+
+def _levels(channels: list[dict[str, Any]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for channel in channels:
+        rms_uv, rve = channel["rms_uv"], channel["rve"]
+        known = rve if rve is not None else rms_uv
+        filled = 0 if known is None else min(_BAR, round(_BAR * known / 100))
+        bar = Text("█" * filled + "·" * (_BAR - filled), style="blue")
+        table.add_row(Text(channel["name"]), bar, _level(rms_uv, rve))
+    return table
+
+
+@contextlib.contextmanager
+def guide_screen(guided: Guided) -> Iterator[None]:
+    """Show it as long as this lasts: a live view on a terminal, elsewhere a line for each new sentence."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        guided.tell = lambda text: console.print(text, markup=False)
+        yield
+        return
+    with Live(_GuideView(guided), console=console, refresh_per_second=8, transient=True):
+        yield
+
+
+def no_screen() -> PlainScreen:
+    """Return a screen that shows nothing."""
+    return PlainScreen(Console(quiet=True), quiet=True)

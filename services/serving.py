@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from dsp.reference import Calibration
 from firmware_bridge.boards import BOARDS, Board
@@ -22,13 +22,13 @@ from services.broker import Broker, BrokerError, find_broker
 from services.button import Button
 from services.clock import Clock
 from services.contract import Contract, Publication, root_of, text_of
-from services.daemon import Service, Threaded
+from services.daemon import Service, Sink, Threaded
 from services.day import Day
 from services.delivery import Delivery
 from services.gpio import open_button
 from services.haptics import Haptics
 from services.homeassistant import BIRTH, discovery
-from services.messages import Message, Period
+from services.messages import AskStore, Message, Period, Reply
 from services.mqtt import Link, News
 from services.pipeline import Pipeline
 from services.plan import load_plan
@@ -45,6 +45,14 @@ _REPORT_EVERY_S = 10.0
 _DAYS_KEPT = timedelta(days=8)
 
 
+class Attendant(Sink, Protocol):
+    """Who is there in this process."""
+
+    def answered(self, reply: Reply) -> None:
+        """Take the answer to what was asked, and return soon."""
+        ...
+
+
 def serve(
     settings: Settings,
     screen: Screen,
@@ -58,10 +66,12 @@ def serve(
     feels_motor: bool = True,
     clock: Clock | None = None,
     recorder: Recorder | None = None,
+    attend: Callable[[Service], Attendant] | None = None,
 ) -> int:
     """Run the loop with everything around it until `done`; return the exit code.
 
-    `keeps` says whether what happens is kept for good; else it is for as long as this lasts.
+    `keeps` says whether what happens is kept for good; else it is for as long as this lasts. `attend` makes who is
+    there to ask and to be answered in this process.
     """
     bridge = bridge or bridge_of(settings)
     clock = clock or Clock()
@@ -100,7 +110,16 @@ def serve(
             announces = keeps and settings.mqtt.discovery
             delivery = add_delivery(settings, service, store, announces=announces)
             stack.callback(delivery.close)
-            steering = Steering(given, live, withdrawn, pipeline, haptics, delivery.answer, delivery.keep, clock.wall)
+            attendant = attend(service) if attend is not None else None
+
+            def answer(answer: Reply | AskStore) -> None:
+                delivery.answer(answer)
+                if attendant is not None and isinstance(answer, Reply):
+                    attendant.answered(answer)
+
+            steering = Steering(given, live, withdrawn, pipeline, haptics, answer, delivery.keep, clock.wall)
+            if attendant is not None:
+                service.sinks.append(attendant)
             service.obey = steering.obey
             if store is not None:
                 delivery.tend = partial(_tend, Records(store, plan, clock.now), service, steering)
@@ -338,11 +357,15 @@ class RunsAlreadyError(SettingsError):
     """The wearer has a service."""
 
 
+def lock_path(wearer: str) -> Path:
+    """Return the file that the wearer's service holds."""
+    return Path(tempfile.gettempdir(), f"unshrug-{os.getuid()}-{wearer}.lock")
+
+
 @contextlib.contextmanager
 def only_one(wearer: str) -> Iterator[None]:
     """Hold the wearer's lock: two services for one wearer would throw each other off the broker for ever."""
-    path = Path(tempfile.gettempdir(), f"unshrug-{os.getuid()}-{wearer}.lock")
-    with path.open("w") as lock:
+    with lock_path(wearer).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

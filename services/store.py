@@ -205,6 +205,22 @@ class Store:
                 found[p.id] = p.seq, json.loads(p.payload)
         return [body for _, body in found.values()]
 
+    def topics(self) -> list[str]:
+        """Return the topics of which anything is kept. Raises StoreError."""
+        with self._trying():
+            rows = self._db.execute("SELECT DISTINCT topic FROM message ORDER BY topic").fetchall()
+        return [topic for (topic,) in rows]
+
+    def payloads(self, topic: str) -> Iterator[str]:
+        """Yield all that is kept of a topic, oldest first. Raises StoreError."""
+        yield from (stored.publication.payload for stored in self._read("WHERE topic = ? ORDER BY n", topic))
+
+    def values(self) -> dict[str, Any]:
+        """Return the values that are kept, by key. Raises StoreError."""
+        with self._trying():
+            rows = self._db.execute("SELECT key, value FROM kept ORDER BY key").fetchall()
+        return {key: json.loads(value) for key, value in rows}
+
     def open_episodes(self) -> list[Stored]:
         """Return the last word on each episode that has no end."""
         return self._read(

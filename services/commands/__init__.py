@@ -8,11 +8,23 @@ from firmware_bridge.brainflow_stream import BrainflowError
 from firmware_bridge.port import PortError
 from firmware_bridge.recordings import RecordingError
 from services.broker import BrokerError
-from services.commands import running
+from services.commands import diary, guide, mine, plan, running
 from services.decoding import DecodingError
+from services.diary import DiaryError
 from services.settings import SettingsError
+from services.store import StoreError
 
-FAILURES = (SettingsError, BrokerError, RecordingError, PortError, SignalError, DecodingError, BrainflowError)
+FAILURES = (
+    SettingsError,
+    StoreError,
+    DiaryError,
+    BrokerError,
+    RecordingError,
+    PortError,
+    SignalError,
+    DecodingError,
+    BrainflowError,
+)
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": running.demo,
@@ -26,4 +38,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "boards": running.boards,
     "mqtt": running.mqtt,
     "check": running.check,
+    "diary": diary.diary,
+    "plan": plan.plan,
+    "forget-me": mine.forget_me,
+    "calibrate": guide.calibrate,
+    "exercise": guide.exercise,
 }

@@ -22,11 +22,18 @@ from firmware_bridge.probe import choose, identify_all
 from firmware_bridge.recordings import WRITERS, ReadOptions, Recording, RecordingError, open_recording
 from services.broker import BrokerError, answers, find_broker, free_port, mosquitto
 from services.clock import Clock
-from services.commands.shared import broker_host, config_home, config_path, load, stop_signal
-from services.contract import RETAINED, root_of
+from services.commands.mine import export as export_all
+from services.commands.shared import (
+    broker_host,
+    config_home,
+    config_path,
+    forget_on_broker,
+    load,
+    stop_signal,
+    tell_first_use,
+)
 from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
-from services.homeassistant import topic_of
 from services.mqtt import visit
 from services.recorder import Recorder, default_name
 from services.screen import make_screen
@@ -65,7 +72,8 @@ def demo(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Be the service."""
-    settings = _chosen_port(_with_board(options))
+    settings = chosen_port(with_board(options))
+    tell_first_use(settings)
     clock = Clock()
     recorder = None
     if options.record is not None:
@@ -79,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
 def record(options: argparse.Namespace) -> int:
     """Keep what the board sends in a file, and what is found in it."""
-    settings = _chosen_port(_with_board(options))
+    settings = chosen_port(with_board(options))
     settings = replace(settings, cue=replace(settings.cue, enabled=False), mqtt=replace(settings.mqtt, enabled=False))
     clock = Clock()
     recorder = Recorder(options.out or Path(default_name(settings.wearer.id, clock.wall())), clock)
@@ -98,7 +106,9 @@ def record(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a recording as a table for other programs."""
+    """Write a recording as a table for other programs; without one, all that is kept of the wearer."""
+    if options.recording is None:
+        return export_all(options)
     write = WRITERS.get(options.out.suffix.lower())
     if write is None:
         raise RecordingError(f"{options.out}: expected a name that ends in {' or '.join(WRITERS)}")
@@ -107,7 +117,7 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _with_board(options: argparse.Namespace) -> Settings:
+def with_board(options: argparse.Namespace) -> Settings:
     """Read the settings, with the board and port that the options name instead."""
     settings = load(options)
     _known_board(options.board)
@@ -355,17 +365,13 @@ def _set_up_broker(options: argparse.Namespace) -> int:
 def _forget(options: argparse.Namespace) -> int:
     """Remove what is retained of the wearer on the broker, so that Home Assistant has no such device any more."""
     settings = load(options)
-    wearer, host = settings.wearer.id, broker_host(settings.mqtt)
-    kept = [f"{root_of(wearer)}/{topic}" for topic in RETAINED]
-    with only_one(wearer):  # a service that runs would publish all of it again
-        wrong = visit(settings.mqtt, host, settings.mqtt.port, [topic_of(wearer), *kept])
-    if wrong is not None:
-        raise BrokerError(f"{host}:{settings.mqtt.port}: {wrong}")
-    print(f"{wearer} is removed from {host}:{settings.mqtt.port}, and with that from Home Assistant")
+    with only_one(settings.wearer.id):  # a service that runs would publish all of it again
+        where = forget_on_broker(settings)
+    print(f"{settings.wearer.id} is removed from {where}, and with that from Home Assistant")
     return 0
 
 
-def _chosen_port(settings: Settings) -> Settings:
+def chosen_port(settings: Settings) -> Settings:
     """Where `auto` finds more than one port, keep to the one with the wearer's board. Raises PortError."""
     found = [port.path for port in found_ports() if port.known]
     if settings.board.port != "auto" or len(found) < 2:
@@ -385,7 +391,7 @@ def check(options: argparse.Namespace) -> int:
 def _findings(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     settings = Settings()
     try:
-        settings = _with_board(options)
+        settings = with_board(options)
         path = config_path(options)
         inputs_of(board_with(settings), settings.board.channels)
         yield "ok", "settings", str(path) if path else "the defaults; no file is there"

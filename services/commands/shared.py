@@ -8,7 +8,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from services.broker import BrokerError
+from services.contract import RETAINED, root_of
+from services.homeassistant import topic_of
+from services.mqtt import visit
+from services.safety import FIRST_USE
+from services.serving import state_folder
 from services.settings import MqttSettings, Settings, SettingsError, load_settings
+from services.store import Store, StoreError
 
 
 @contextlib.contextmanager
@@ -61,3 +68,41 @@ def load(options: argparse.Namespace) -> Settings:
     """Read the settings. Raises SettingsError."""
     path = config_path(options)
     return load_settings(path) if path else Settings()
+
+
+def existing_store(settings: Settings) -> Store | None:
+    """Open the wearer's store, None where there is none. Raises StoreError."""
+    path = store_path(settings)
+    return Store(path, settings.store.most_mib) if path.exists() else None
+
+
+def store_path(settings: Settings) -> Path:
+    """Return where the wearer's store is."""
+    return state_folder(settings.store) / f"{settings.wearer.id}.sqlite3"
+
+
+def tell_first_use(settings: Settings) -> None:
+    """Print what a wearer should read before the first use, once."""
+    store = None
+    try:
+        store = Store(store_path(settings), settings.store.most_mib)
+        if store.kept("first_use"):
+            return
+        store.keep("first_use", True)
+    except StoreError:  # who cannot keep that it was told tells it again
+        pass
+    finally:
+        if store is not None:
+            store.close()
+    print("\n".join(FIRST_USE))
+
+
+def forget_on_broker(settings: Settings) -> str:
+    """Remove what is retained of the wearer; return where. Raises BrokerError."""
+    wearer, mqtt = settings.wearer.id, settings.mqtt
+    host = broker_host(mqtt)
+    kept = [f"{root_of(wearer)}/{topic}" for topic in RETAINED]
+    wrong = visit(mqtt, host, mqtt.port, [topic_of(wearer), *kept])
+    if wrong is not None:
+        raise BrokerError(f"{host}:{mqtt.port}: {wrong}")
+    return f"{host}:{mqtt.port}"

@@ -40,6 +40,7 @@ from services.messages import (
     Episode,
     Message,
     Outcome,
+    Pattern,
     Period,
     Reply,
     Request,
@@ -174,7 +175,8 @@ def messages() -> Iterator[Message]:
     yield replace(STATE, channels=(), episode_id=None, snoozed_until_s=9.0)
     yield from (STARTED, replace(STARTED, event="updated", kinds=(Shrug.kind, LowRest.kind), label="deadline"), ENDED)
     yield replace(ENDED, end_reason="cut_off", peak_uv=NAN, mean_uv=NAN)
-    for outcome, pattern in itertools.product(get_args(Outcome), ("cue", "escalation", "sensor", None)):
+    patterns: tuple[Pattern | None, ...] = ("cue", "escalation", "sensor", None)
+    for outcome, pattern in itertools.product(get_args(Outcome), patterns):
         yield replace(CUE, outcome=outcome, pattern=pattern, reason=None if pattern else "snoozed", episode_id=None)
     yield CUE
     levels = (1.0, 2.0, 3.0)

@@ -1,0 +1,295 @@
+"""The diary at the terminal: it writes to the wearer's store, whether a service runs or not."""
+
+import argparse
+import csv
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from services.clock import Clock, rfc3339
+from services.commands.shared import existing_store, load, store_path, tell_first_use
+from services.contract import Contract, Publication, Stamp
+from services.diary import DiaryError, Entry, Question, check_in, due_now, entries, open_headache, write
+from services.requests import what_is_wrong
+from services.settings import Settings
+from services.store import Store, uuid7
+
+FIELDS = (
+    "start", "end", "peak", "side", "quality", "neck_pain", "nausea", "light", "sound", "aura", "effort", "sudden",
+    "symptoms", "medicine", "relief", "trigger", "note",
+)  # fmt: skip
+_COLUMNS = ("id", "kind", "date", *FIELDS, "t")
+_AGO = re.compile(r"(\d+(?:\.\d+)?) ?(min|m|h|d) ago")
+_UNIT = {"min": "minutes", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def diary(options: argparse.Namespace) -> int:
+    """Do what `unshrug diary WHAT` asks for."""
+    settings = load(options)
+    what: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
+        "add": _add, "end": _end, "edit": _edit, "remove": _remove, "list": _list, "export": _export,
+        "therapy": _therapy, "checkin": _checkin,
+    }  # fmt: skip
+    return what[options.what](options, settings)
+
+
+def _now() -> datetime:
+    return datetime.now().astimezone()
+
+
+def local_time(text: str, now: datetime) -> datetime:
+    """Return the time that a person means: now, 2h ago, 16:00, yesterday 16:00, 2026-01-31 16:00, or with an offset.
+
+    Where the clock was set back an hour comes twice, and the first is taken; where it was set forward one never was.
+    Raises DiaryError.
+    """
+    text = text.strip().lower()
+    if text == "now":
+        return now
+    if ago := _AGO.fullmatch(text):
+        return now - timedelta(**{_UNIT[ago[2]]: float(ago[1])})
+    day = now.date()
+    if text.startswith("yesterday "):
+        text, day = text.removeprefix("yesterday "), day - timedelta(days=1)
+    if re.fullmatch(r"\d?\d:\d\d", text):
+        text = f"{day} {text.zfill(5)}"
+    try:
+        at = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
+    except ValueError:
+        expected = "now, 2h ago, 16:00, yesterday 16:00 or 2026-01-31 16:00"
+        raise DiaryError(f"{text}: expected a time such as {expected}") from None
+    if at.tzinfo is not None:
+        return at
+    first, second = at.replace(fold=0).astimezone(), at.replace(fold=1).astimezone()
+    if first.replace(tzinfo=None) != at:
+        raise DiaryError(f"{at:%Y-%m-%d %H:%M}: there was no such time, for the clocks were set forward")
+    if first.utcoffset() != second.utcoffset():
+        print(f"unshrug: {at:%H:%M} was there twice on that day; the first is taken", file=sys.stderr)
+    return first
+
+
+def _contract(settings: Settings) -> Contract:
+    stamp = Stamp(time.time(), math.nan, Clock().synchronised())
+    return Contract(settings.wearer.id, lambda _: stamp, lambda: stamp)
+
+
+def _keep(settings: Settings, do: Callable[[Store, Contract, datetime], tuple[list[Publication], Entry]]) -> Entry:
+    """Write down what `do` makes of the store; it is on the disk when this returns. Raises DiaryError, StoreError."""
+    store = Store(store_path(settings), settings.store.most_mib)
+    try:
+        publications, said = do(store, _contract(settings), _now())
+        store.put(publications)
+    finally:
+        store.close()
+    for line in said.get("advice", ()):
+        print(f"! {line}")
+    return said
+
+
+def _enter(settings: Settings, body: Entry, old: Callable[[Sequence[Entry]], Entry] | None = None) -> Entry:
+    """Check an entry and keep it; with `old` it changes that one. Return it as it is kept."""
+    kept: list[Entry] = []
+
+    def do(store: Store, contract: Contract, now: datetime) -> tuple[list[Publication], Entry]:
+        before = entries(store)
+        whole = body
+        if old is not None:
+            was = old(before)
+            whole = {k: v for k, v in was.items() if k in FIELDS or k in ("kind", "date")} | body | {"id": was["id"]}
+        wrong = what_is_wrong("diary", whole)
+        if wrong is not None:
+            raise DiaryError(wrong)
+        publications, said = write(contract, uuid7(now.timestamp()), whole, before, now)
+        kept.append(json.loads(publications[0].payload))
+        return publications, said
+
+    _keep(settings, do)
+    return kept[0]
+
+
+def _given(options: argparse.Namespace, now: datetime) -> Entry:
+    """Return the fields that the options give."""
+    body: Entry = {}
+    for field in FIELDS:
+        value = getattr(options, field, None)
+        if value is None:
+            continue
+        body[field] = rfc3339(local_time(value, now).timestamp()) if field in ("start", "end") else value
+    return body
+
+
+def _add(options: argparse.Namespace, settings: Settings) -> int:
+    tell_first_use(settings)
+    now = _now()
+    if options.none is not None:
+        day = now.date().isoformat() if options.none == "today" else options.none
+        print(f"kept: {_line(_enter(settings, {'kind': 'no_headache', 'date': day}))}")
+        return 0
+    body = {"kind": "headache", "start": rfc3339(now.timestamp())} | _given(options, now)
+    print(f"kept: {_line(_enter(settings, body))}")
+    return 0
+
+
+def _therapy(options: argparse.Namespace, settings: Settings) -> int:
+    now = _now()
+    body = {"kind": "therapy", "start": rfc3339(now.timestamp())} | _given(options, now)
+    print(f"kept: {_line(_enter(settings, body))}")
+    return 0
+
+
+def _end(options: argparse.Namespace, settings: Settings) -> int:
+    def open_one(kept: Sequence[Entry]) -> Entry:
+        found = open_headache(kept)
+        if found is None:
+            raise DiaryError("there is no open headache")
+        return found
+
+    body = {"end": rfc3339(local_time(options.at, _now()).timestamp())}
+    print(f"kept: {_line(_enter(settings, body, open_one))}")
+    print("Cues stay off until you want them again: `resume` over MQTT or on the page.")
+    return 0
+
+
+def _named(options: argparse.Namespace) -> Callable[[Sequence[Entry]], Entry]:
+    """Return what finds the entry whose id ends in what was given."""
+
+    def find(kept: Sequence[Entry]) -> Entry:
+        found = [entry for entry in kept if entry["id"].endswith(options.id.lower())]
+        if len(found) != 1:
+            what = "no entry" if not found else f"{len(found)} entries"
+            raise DiaryError(f"{options.id}: {what} with such an id; `unshrug diary list` shows them")
+        return found[0]
+
+    return find
+
+
+def _edit(options: argparse.Namespace, settings: Settings) -> int:
+    body = _given(options, _now())
+    if not body:
+        raise DiaryError("expected something to change, such as --end 18:00")
+    print(f"kept: {_line(_enter(settings, body, _named(options)))}")
+    return 0
+
+
+def _remove(options: argparse.Namespace, settings: Settings) -> int:
+    gone: list[Entry] = []
+
+    def do(store: Store, contract: Contract, now: datetime) -> tuple[list[Publication], Entry]:
+        before = entries(store)
+        gone.append(_named(options)(before))
+        return write(contract, "", {"id": gone[0]["id"], "delete": True}, before, now)
+
+    _keep(settings, do)
+    print(f"removed: {_line(gone[0])}")
+    return 0
+
+
+def _kept(settings: Settings) -> tuple[list[Entry], list[Question]]:
+    store = existing_store(settings)
+    if store is None:
+        return [], []
+    try:
+        return entries(store), due_now(store, _now())
+    finally:
+        store.close()
+
+
+def _list(options: argparse.Namespace, settings: Settings) -> int:
+    kept, due = _kept(settings)
+    if options.days is not None:
+        since = (_now() - timedelta(days=options.days)).isoformat()
+        kept = [entry for entry in kept if str(entry.get("start") or entry.get("date")) >= since[:10]]
+    if options.format == "json":
+        print(json.dumps(kept, indent=1, ensure_ascii=False))
+        return 0
+    for entry in kept:
+        print(_line(entry))
+    if not kept:
+        print("nothing yet; `unshrug diary add` writes down a headache, `unshrug diary add --none` that there was none")
+    for question in due:
+        print(f"? {question.text} (unshrug diary checkin)")
+    return 0
+
+
+def _line(entry: Entry) -> str:
+    """Return an entry in a line, in local time."""
+    if entry["kind"] == "no_headache":
+        return f"{entry['id'][-6:]}  {entry['date']}  no headache"
+    start = datetime.fromisoformat(entry["start"]).astimezone()
+    end = datetime.fromisoformat(entry["end"]).astimezone() if entry.get("end") else None
+    until = "" if end is None else f" to {end:%H:%M}" if end.date() == start.date() else f" to {end:%Y-%m-%d %H:%M}"
+    words = [entry["kind"]]
+    if entry["kind"] == "headache" and end is None:
+        words.append("open")
+    if entry.get("peak") is not None:
+        words.append(f"peak {entry['peak']}")
+    words += [str(entry[field]) for field in ("side", "quality", "medicine", "trigger", "note") if entry.get(field)]
+    words += [field.replace("_", " ") for field in FIELDS if entry.get(field) is True]
+    words += [name.replace("_", " ") for name in entry.get("symptoms", ())]
+    return f"{entry['id'][-6:]}  {start:%Y-%m-%d %H:%M}{until}  {', '.join(words)}"
+
+
+def _export(options: argparse.Namespace, settings: Settings) -> int:
+    kept, _ = _kept(settings)
+    path: Path = options.out
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".json"):
+        raise DiaryError(f"{path}: expected a name that ends in .csv or .json")
+    try:
+        with os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8", newline=""
+        ) as out:
+            if suffix == ".json":
+                json.dump(kept, out, indent=1, ensure_ascii=False)
+            else:
+                write_csv(out, kept, _COLUMNS)
+    except FileExistsError:
+        raise DiaryError(f"{path}: it is there already; expected a new name") from None
+    print(f"{len(kept)} entries in {path}")
+    return 0
+
+
+def write_csv(out: Any, rows: Sequence[Entry], columns: Sequence[str]) -> None:
+    """Write rows as a table (RFC 4180); what a spreadsheet would take for a formula gets an apostrophe before it."""
+    table = csv.writer(out, lineterminator="\r\n")
+    table.writerow(columns)
+    for row in rows:
+        table.writerow([_cell(row.get(column)) for column in columns])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | dict):
+        plain = all(isinstance(item, str | int | float) for item in value) and isinstance(value, list)
+        return " ".join(map(str, value)) if plain else json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _checkin(options: argparse.Namespace, settings: Settings) -> int:
+    _, due = _kept(settings)
+    if options.number is None:
+        for k, question in enumerate(due, 1):
+            print(f"{k}  {question.text}")
+        print("answer with: unshrug diary checkin 1 --pain 2 --headache no --worse no" if due else "none is due")
+        return 0
+    if not 1 <= options.number <= len(due):
+        raise DiaryError(f"{options.number}: expected the number of a check-in that is due, of {len(due)}")
+    question = due[options.number - 1]
+    body: Entry = {"about": question.about, "after_h": question.after_h}
+    for field in ("pain", "headache", "worse", "symptoms", "note"):
+        if getattr(options, field) is not None:
+            body[field] = getattr(options, field)
+    wrong = what_is_wrong("checkin", body)
+    if wrong is not None:
+        raise DiaryError(wrong)
+    _keep(settings, lambda store, contract, now: check_in(contract, uuid7(now.timestamp()), body, due_now(store, now)))
+    print("kept, thank you")
+    return 0
