@@ -34,6 +34,7 @@ from services.pipeline import Pipeline
 from services.plan import load_plan
 from services.recorder import Recorder
 from services.records import Records, calibration_for, cues_before
+from services.safety import FIRST_USE
 from services.screen import LiveScreen, Screen, ScreenLog
 from services.settings import MqttSettings, Settings, SettingsError, StoreSettings
 from services.steering import Steering, with_live
@@ -105,6 +106,10 @@ def serve(
         )
         if settings.cue.enabled:
             screen.note(f"motor: {haptics.name}{' (simulated)' if haptics.simulated else ''}")
+        if keeps and store is not None:
+            with contextlib.suppress(StoreError):  # a full disk, say
+                for line in first_use(store):
+                    screen.note(line)
         if keeps or settings.mqtt.enabled:
             broker = _broker(settings, service, stack) if settings.mqtt.enabled else None
             announces = keeps and settings.mqtt.discovery
@@ -133,6 +138,14 @@ def serve(
             _add_recorder(recorder, service, lambda text: shown.do(partial(screen.note, text)), stack)
         service.run(done)
     return 0
+
+
+def first_use(store: Store) -> list[str]:
+    """Return what a wearer should read before the first use; it is noted that they have. Raises StoreError."""
+    if store.kept("first_use"):
+        return []
+    store.keep("first_use", True)
+    return list(FIRST_USE)
 
 
 def state_folder(settings: StoreSettings) -> Path:

@@ -30,7 +30,6 @@ from services.commands.shared import (
     forget_on_broker,
     load,
     stop_signal,
-    tell_first_use,
 )
 from services.decoding import DecodingError, decode_stream
 from services.haptics import Haptics
@@ -73,7 +72,6 @@ def demo(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Be the service."""
     settings = chosen_port(with_board(options))
-    tell_first_use(settings)
     clock = Clock()
     recorder = None
     if options.record is not None:

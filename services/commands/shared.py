@@ -6,16 +6,16 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from services.broker import BrokerError
 from services.contract import RETAINED, root_of
 from services.homeassistant import topic_of
 from services.mqtt import visit
-from services.safety import FIRST_USE
-from services.serving import state_folder
+from services.serving import first_use, state_folder
 from services.settings import MqttSettings, Settings, SettingsError, load_settings
-from services.store import Store, StoreError
+from services.store import Store
 
 
 @contextlib.contextmanager
@@ -83,18 +83,9 @@ def store_path(settings: Settings) -> Path:
 
 def tell_first_use(settings: Settings) -> None:
     """Print what a wearer should read before the first use, once."""
-    store = None
-    try:
-        store = Store(store_path(settings), settings.store.most_mib)
-        if store.kept("first_use"):
-            return
-        store.keep("first_use", True)
-    except StoreError:  # who cannot keep that it was told tells it again
-        pass
-    finally:
-        if store is not None:
-            store.close()
-    print("\n".join(FIRST_USE))
+    with closing(Store(store_path(settings), settings.store.most_mib)) as store:
+        for line in first_use(store):
+            print(line)
 
 
 def forget_on_broker(settings: Settings) -> str:

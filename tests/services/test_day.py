@@ -157,8 +157,8 @@ def test_a_night_is_worn_without_cues_and_summed_up_apart_under_the_date_of_its_
     (ended,) = at(pipeline, datetime(2026, 1, 2, 7, 0), 50.0)
     assert (ended.period, ended.date, ended.final) == ("night", "2026-01-02", True)
     assert ended.wear_time_s == pytest.approx(47, abs=0.3)
-    assert ended.cues == {"suppressed": 1}
-    assert [c.reason for c in night if isinstance(c, Cue)] == ["quiet hours"]
+    assert ended.cues == {"suppressed": 2}, "of both shoulders"
+    assert [c.reason for c in night if isinstance(c, Cue)] == ["quiet hours"] * 2
     morning = wear(pipeline, 50, 5)
     states = [m for m in day + night + morning if isinstance(m, WearerState)]
     assert {(s.period, s.cues_enabled, s.silent_because) for s in states} == {

@@ -250,6 +250,10 @@ def test_state_is_retained(sink: Delivery, listener: Listener) -> None:
         "cues_enabled": True,
         "snoozed_until": None,
         "wear_time_s": 3600.0,
+        "period": "day",
+        "silent_because": None,
+        "ignored_cues": 0,
+        "questions": [],
     }
 
 
@@ -300,12 +304,21 @@ def test_a_cue_says_what_came_of_it_and_links_to_its_episode(sink: Delivery, lis
         "id": CUE.id,
         "seq": 0,
         "outcome": "given",
+        "trigger": "shrug",
         "pattern": "cue",
+        "prompt": None,
         "reason": None,
+        "share": None,
         "channel": 0,
         "shrug_start": "2026-01-01T00:00:04.000Z",
+        "start": "2026-01-01T00:00:04.000Z",
         "episode_id": ID,
+        "relaxed_after_s": None,
+        "rest_after_pct": None,
     }
+    sink.accept(RESULT)
+    later = listener.wait_for("cue").body
+    assert later == heard.body | {"seq": 1, "relaxed_after_s": 4.5, "rest_after_pct": 31.25}
 
 
 def test_info_describes_what_runs(sink: Delivery, listener: Listener) -> None:
