@@ -210,16 +210,18 @@ def odds_of(pairs: Pairs) -> Odds:
 
 
 def lines(association: Association) -> list[str]:
-    """Return it in words, for a terminal and a report: counts, from 24 usable attacks on the estimate, the last hours."""
+    """Return it in words, for a terminal and a report: counts, the estimate if there is one, the last hours."""
     pairs = association.pairs
-    out = [
+    counts = (
         f"Attacks in the diary: {association.attacks}; usable: {pairs.n}. Not used: {association.washout} within 48 h "
         f"after another, {association.uncovered} with too little worn before, {association.unmatched} without a "
-        "comparison window.",
-        f"Tension from {WINDOW_H[0]} h to {WINDOW_H[1]} h before an attack, and before the same time on the same day of "
-        "another week; high is above your median for that time.",
-        *_table(pairs),
-    ]
+        "comparison window."
+    )
+    compared = (
+        f"Tension from {WINDOW_H[0]} h to {WINDOW_H[1]} h before an attack, and before the same time on the same day "
+        "of another week; high is above your median for that time."
+    )
+    out = [counts, compared, *_table(pairs)]
     if association.worn_before_h is not None:
         out.append(
             f"Worn of these {WINDOW_H[0] - WINDOW_H[1]} h (median): {association.worn_before_h:.1f} h before attacks, "
@@ -243,12 +245,15 @@ def _words(estimate: Estimate) -> list[str]:
     kind = "exact" if odds.ratio is None else "Wald"
     high = "no upper limit" if odds.high is None else f"{odds.high:.2f}"
     risk = "" if estimate.risk_ratio is None else f"; ratio {estimate.risk_ratio:.2f}"
-    return [
+    link = (
         f"{ratio}; 95 % interval ({kind}) {odds.low:.2f} to {high}; p {_p(odds.exact_p)} (exact McNemar), "
-        f"{_p(estimate.shift_p)} ({estimate.shifts} circular shifts).",
-        f"Attacks began {_rate(estimate.exposed)} after high tension, {_rate(estimate.unexposed)} otherwise{risk}.",
-        _verdict(estimate),
-    ]
+        f"{_p(estimate.shift_p)} ({estimate.shifts} circular shifts)."
+    )
+    risks = (
+        f"Without matching, attacks began {_rate(estimate.exposed)} after high tension, {_rate(estimate.unexposed)} "
+        f"otherwise{risk}."
+    )
+    return [link, risks, _verdict(estimate)]
 
 
 def _verdict(estimate: Estimate) -> str:
@@ -257,7 +262,8 @@ def _verdict(estimate: Estimate) -> str:
             "High tension and attacks: not distinguishable from chance in your records; this shows neither a link nor "
             "that there is none."
         )
-    more = estimate.odds.ratio is None and estimate.odds.low > 0 or (estimate.odds.ratio or 0) > 1
+    odds = estimate.odds
+    more = odds.low > 0 if odds.ratio is None else odds.ratio > 1
     return (
         f"High tension and attacks occurred together {'more' if more else 'less'} often than comparison days in your "
         "records; this cannot show cause, and tension can be an early symptom of an attack."
@@ -302,13 +308,13 @@ def _checked_attacks(attacks: Sequence[Attack]) -> list[Attack]:
 
 def _checked_hours(hours: Sequence[Hour]) -> list[Hour]:
     for hour in hours:
-        where = f"hour of {_say(hour.start)}"
-        if hour.start.tzinfo or hour.start.replace(minute=0, second=0, microsecond=0) != hour.start:
-            raise ValueError(f"{where}: expected a full hour of naive local time")
-        if not 0 <= hour.worn_s <= _MOST_WORN_S:
-            raise ValueError(f"{where}: worn for {hour.worn_s:g} s; expected 0 to {_MOST_WORN_S:g} s")
-        if not 0 <= hour.tense_s <= hour.worn_s + _ROUNDING_S:
-            raise ValueError(f"{where}: tense for {hour.tense_s:g} s; expected 0 to the {hour.worn_s:g} s worn")
+        start, worn_s, tense_s = hour.start, hour.worn_s, hour.tense_s
+        if start.tzinfo or start.minute or start.second or start.microsecond:
+            raise ValueError(f"hour of {start}: expected a full hour of naive local time")
+        if not 0 <= worn_s <= _MOST_WORN_S:
+            raise ValueError(f"hour of {_say(start)}: worn for {worn_s:g} s; expected 0 to {_MOST_WORN_S:g} s")
+        if not 0 <= tense_s <= worn_s + _ROUNDING_S:
+            raise ValueError(f"hour of {_say(start)}: tense for {tense_s:g} s; expected 0 to the {worn_s:g} s worn")
     ordered = sorted(hours, key=lambda hour: hour.start)
     for one, other in pairwise(ordered):
         if one.start == other.start:
@@ -318,10 +324,10 @@ def _checked_hours(hours: Sequence[Hour]) -> list[Hour]:
 
 def _spans(attacks: Sequence[Attack]) -> list[Span]:
     """Return when attacks began and were over; one without an end lasted to the next, 72 h at most."""
-    nexts = [attack.onset for attack in attacks[1:]] + [datetime.max]
+    following = [attack.onset for attack in attacks[1:]] + [datetime.max]
     return [
-        (attack.onset, attack.end or min(following, attack.onset + _LONGEST))
-        for attack, following in zip(attacks, nexts, strict=True)
+        (attack.onset, attack.end or min(latest, attack.onset + _LONGEST))
+        for attack, latest in zip(attacks, following, strict=False)  # without attacks one is left over
     ]
 
 
@@ -345,9 +351,7 @@ class _Grid:
         self._worn_ms[at] = [round(1000 * hour.worn_s) for hour in hours]
         self._tense_ms[at] = [round(1000 * min(hour.tense_s, hour.worn_s)) for hour in hours]
 
-    def design(
-        self, onsets: Sequence[datetime], spans: Sequence[Span], rng: np.random.Generator
-    ) -> tuple[Ints, Ints]:
+    def design(self, onsets: Sequence[datetime], spans: Sequence[Span], rng: np.random.Generator) -> tuple[Ints, Ints]:
         """Return the hours of onsets, shape (n,), and of their comparison times in random order, (n, 3).
 
         Hours that are not on the grid, and comparison times that do not exist, are _UNKNOWN.
@@ -397,14 +401,14 @@ def _sums(values: Ints, window_h: tuple[int, int]) -> Ints:
     far, near = window_h
     total = np.concatenate([[0], np.cumsum(np.concatenate([values[-far:], values]))])
     n = len(values)
-    return total[far - near : far - near + n] - total[:n]
+    return np.asarray(total[far - near : far - near + n] - total[:n])
 
 
 def _medians(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the median of what is known in each column, NaN where nothing is."""
     ordered = np.sort(rows, axis=0)
     n, columns = np.isfinite(rows).sum(axis=0), np.arange(rows.shape[1])
-    return (ordered[(n - 1) // 2, columns] + ordered[n // 2, columns]) / 2
+    return np.asarray((ordered[(n - 1) // 2, columns] + ordered[n // 2, columns]) / 2)
 
 
 def _pick(states: States, before: Ints, compared: Ints, shifts: Ints | int = 0) -> tuple[States, States, Ints]:
@@ -429,15 +433,11 @@ def _pairs(case: States, control: States) -> Pairs:
     return Pairs(*counts)
 
 
-def _estimate(
-    states: States, before: Ints, compared: Ints, shifts: Ints, at_risk: NDArray[np.bool_]
-) -> Estimate:
+def _estimate(states: States, before: Ints, compared: Ints, shifts: Ints, at_risk: NDArray[np.bool_]) -> Estimate:
     case, control, _ = _pick(states, before, compared)
     shifted = _pick(states, before, compared, shifts[:, np.newaxis])
     extreme = int((_lopsided(*shifted[:2]) >= _lopsided(case, control)).sum())
-    exposed, unexposed = (
-        Rate(int((case == x).sum()), float((at_risk & (states == x)).sum() / 24)) for x in (1, 0)
-    )
+    exposed, unexposed = (Rate(int((case == x).sum()), float((at_risk & (states == x)).sum() / 24)) for x in (1, 0))
     return Estimate(odds_of(_pairs(case, control)), (1 + extreme) / (1 + len(shifts)), len(shifts), exposed, unexposed)
 
 
