@@ -6,10 +6,11 @@ says why so. Times are naive and local, because people and their days follow the
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -450,3 +451,26 @@ def _lopsided(case: States, control: States) -> NDArray[np.float64]:
 
 def _median(values: NDArray[np.float64]) -> float | None:
     return float(np.median(values)) if len(values) else None
+
+
+def attacks_of(entries: Iterable[dict[str, Any]]) -> list[Attack]:
+    """Return the headaches of a diary, in the machine's local time."""
+    return [
+        Attack(_local(entry["start"]), _local(entry["end"]) if entry.get("end") else None)
+        for entry in entries
+        if entry.get("kind") == "headache" and not entry.get("deleted")
+    ]
+
+
+def hours_of(payloads: Iterable[dict[str, Any]]) -> list[Hour]:
+    """Return the hours that `summary/day` tells of."""
+    return [
+        Hour(datetime.fromisoformat(day["date"]) + k * _HOUR, hour["wear_s"], min(hour["tense_s"], hour["wear_s"]))
+        for day in payloads
+        for k, hour in enumerate(day.get("hours", ()))
+        if hour["wear_s"] > 0
+    ]
+
+
+def _local(time: str) -> datetime:
+    return datetime.fromisoformat(time).astimezone().replace(tzinfo=None)

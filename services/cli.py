@@ -195,7 +195,8 @@ def _diary(commands: Any) -> None:
     checkin.add_argument("--worse", type=_yes, metavar="yes|no", help="whether it made something worse")
     checkin.add_argument("--symptoms", type=_names_list, metavar="A,B")
     checkin.add_argument("--note", metavar="TEXT")
-    for what in (add, end, edit, remove, shown, export, therapy, checkin):
+    triggers = whats.add_parser("triggers", help="tension before headaches, compared with other weeks; counts first")
+    for what in (add, end, edit, remove, shown, export, therapy, checkin, triggers):
         _config(what)
 
 

@@ -94,6 +94,7 @@ class Day:
     def close(self, at_s: float) -> Iterator[DaySummary]:
         """Say what the day was, because it is over."""
         yield self._summary(at_s, final=True)
+        self._said_s = None
 
     def begin(self, date: str, tally: dict[str, Any] | None) -> None:
         """Go on with another day, of which `tally` is known; what was added up until now stays with the last one."""
@@ -123,12 +124,11 @@ class Day:
     def see(self, message: Message) -> Iterator[DaySummary]:
         """Take what the pipeline says next; yield the day so far when it is due."""
         due = False
+        self.watch(message)
         match message:
             case Levels():
                 self._add(message)
                 due = self._said_s is None or message.at_s - self._said_s >= _EVERY_S
-            case Shrug() | LowRest():
-                self._note(message)
             case Cue():
                 self._cues[message.outcome] += 1
                 if message.outcome == "given":
@@ -145,6 +145,20 @@ class Day:
         if due:
             yield self._summary(message.at_s)
 
+    def watch(self, message: Message) -> None:
+        """Note how long it is worn and tense in this hour."""
+        match message:
+            case Shrug() | LowRest():
+                self._note(message)
+            case Levels():
+                worn_s = self._worn_s(message)
+                hour = self._hours[self.hour]
+                hour[0] += worn_s
+                hour[1] += worn_s if self._tense else 0.0
+
+    def _worn_s(self, levels: Levels) -> float:
+        return self._hop_s * int(np.isfinite(levels.control_uv).any(axis=0).sum())
+
     def finish(self, at_s: float) -> Iterator[DaySummary]:
         """Say what the day was until now, because nothing may come any more."""
         if self._said_s is not None and at_s > self._said_s:
@@ -158,13 +172,8 @@ class Day:
             self._tense.add((event.kind, event.channel))
 
     def _add(self, levels: Levels) -> None:
-        valid = np.isfinite(levels.control_uv)
-        worn_s = self._hop_s * int(valid.any(axis=0).sum())
-        self.wear_s += worn_s
-        self._valid_s += self._hop_s * int(valid.all(axis=0).sum())
-        hour = self._hours[self.hour]
-        hour[0] += worn_s
-        hour[1] += worn_s if self._tense else 0.0
+        self.wear_s += self._worn_s(levels)
+        self._valid_s += self._hop_s * int(np.isfinite(levels.control_uv).all(axis=0).sum())
         if not levels.frames_uv.shape[1]:
             return
         for c, name in enumerate(self._names):
@@ -272,11 +281,14 @@ class Days:
 
     def see(self, message: Message) -> Iterator[DaySummary]:
         """Take what the pipeline says next; yield the day or the night so far when it is due."""
+        if self.period == "night":
+            self._day.watch(message)  # its hours are those of the whole day
         yield from self._current.see(message)
 
     def finish(self, at_s: float) -> Iterator[DaySummary]:
         """Say what they were until now, because nothing may come any more."""
-        yield from self._current.finish(at_s)
+        yield from self._day.finish(at_s)
+        yield from self._night.finish(at_s)
 
     @property
     def _current(self) -> Day:

@@ -170,7 +170,7 @@ class DaySummary:
     """A day or a night so far, or at its end; a night has the date of its morning.
 
     `period`, `date` and `seq` together name one message. `free_rest_pct` is the rest but for the minutes after a cue,
-    `hours` the worn and the tense seconds of each hour of the local day; `tally` is what all of it is made of.
+    `hours` the worn and the tense seconds of each hour of the local day, its nights too; `tally` is what it is made of.
     """
 
     at_s: float

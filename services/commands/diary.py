@@ -35,7 +35,7 @@ def diary(options: argparse.Namespace) -> int:
     settings = load(options)
     what: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
         "add": _add, "end": _end, "edit": _edit, "remove": _remove, "list": _list, "export": _export,
-        "therapy": _therapy, "checkin": _checkin,
+        "therapy": _therapy, "checkin": _checkin, "triggers": _triggers,
     }  # fmt: skip
     return what[options.what](options, settings)
 
@@ -253,6 +253,26 @@ def _export(options: argparse.Namespace, settings: Settings) -> int:
     except FileExistsError:
         raise DiaryError(f"{path}: it is there already; expected a new name") from None
     print(f"{len(kept)} entries in {path}")
+    return 0
+
+
+def _triggers(options: argparse.Namespace, settings: Settings) -> int:
+    from services.association import associate, attacks_of, hours_of, lines
+
+    store = existing_store(settings)
+    days, kept = (store.latest("summary/day"), entries(store)) if store else ([], [])
+    if store is not None:
+        store.close()
+    hours, attacks = hours_of(days), attacks_of(kept)
+    first = min((hour.start for hour in hours), default=datetime.max)
+    before = sum(attack.onset < first for attack in attacks)
+    if before:
+        print(f"{before} headaches are from before anything was worn, and not looked at.")
+    try:
+        found = associate([attack for attack in attacks if attack.onset >= first], hours)
+    except ValueError as error:
+        raise DiaryError(f"the diary cannot be compared with tension: {error}") from None
+    print("\n".join(lines(found)))
     return 0
 
 

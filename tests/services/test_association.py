@@ -57,7 +57,8 @@ def text(association: Association) -> str:
 def test_odds_of_pairs_are_those_of_the_books() -> None:
     odds = odds_of(Pairs(14, 6, 3, 9))
     assert odds.ratio == pytest.approx(2.333, abs=5e-4)
-    assert (odds.low, odds.high) == (pytest.approx(0.897, abs=5e-4), pytest.approx(6.072, abs=5e-4))
+    assert odds.low == pytest.approx(0.897, abs=5e-4)
+    assert odds.high == pytest.approx(6.072, abs=5e-4)
     assert odds.exact_p == pytest.approx(0.1153, abs=5e-5)
 
 

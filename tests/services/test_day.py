@@ -146,6 +146,7 @@ def wear(pipeline: Pipeline, start: int, seconds: int, values: Array = WORKDAY) 
 
 def test_a_night_is_worn_without_cues_and_summed_up_apart_under_the_date_of_its_morning() -> None:
     pipeline = Pipeline(QUIET)
+    list(pipeline.board(None))
     at(pipeline, datetime(2026, 1, 1, 21, 59))
     day = wear(pipeline, 0, 3)
     assert at(pipeline, datetime(2026, 1, 1, 22, 0), 3.0) == []
@@ -165,7 +166,10 @@ def test_a_night_is_worn_without_cues_and_summed_up_apart_under_the_date_of_its_
         ("day", True, None),
         ("night", False, "quiet hours"),
     }
-    assert states[-1].wear_time_s == pytest.approx(5, abs=0.3)
+    day_after = next(m for m in pipeline.finish() if isinstance(m, DaySummary) and m.period == "day")
+    assert (day_after.date, day_after.episodes) == ("2026-01-02", 0)
+    assert day_after.wear_time_s == pytest.approx(5, abs=0.3)
+    assert [k for k, (worn_s, _) in enumerate(day_after.hours) if worn_s] == [0, 7], "its night is in its hours"
 
 
 def test_quiet_hours_in_the_middle_of_a_day_leave_it_as_it_was() -> None:
