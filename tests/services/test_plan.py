@@ -147,7 +147,7 @@ def test_no_records_make_a_step_of_more_than_two_and_a_half_a_week(data: st.Data
     assert all(5 <= t <= 30 for t in targets)
     for n, (one, other) in enumerate(itertools.pairwise(targets), 1):
         assert abs(other - one) <= (2.5 if n % 7 == 0 else 0)
-    assert standing(ACTIVE, on(71), days[::-1], pains[::-1]) == found[-1], "their order does not matter"
+    assert standing(ACTIVE, on(71), days[::-1], pains[::-1]).reviews == found[-1].reviews, "their order does not matter"
 
 
 @pytest.mark.parametrize(
