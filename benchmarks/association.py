@@ -3,6 +3,7 @@
 `python -m benchmarks.association` writes the last part of docs/association.md.
 """
 
+import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ _DAY_H = 24
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A made wearer: how long they wear it, and what tension and attacks depend on. Sizes are log odds.
+    """A made wearer: how long they wear it, and what tension and attacks depend on.
 
-    `monthly` is the attacks a month without anything that raises them. `effect` is what one standard deviation more of
-    the tension from 48 to 2 h before does to an attack; `early` raises tension in the last 2 h before one and never
-    else. `afternoon` is the swing of tension over the day, `carried` its correlation from day to day, `spread_h` the
-    standard deviation of the time of attacks around 17:00, and `mondays` what a Monday does to them.
+    `monthly` is the attacks a month without anything that raises them. `effect` is the logarithm of what one standard
+    deviation more tension from 48 to 2 h before multiplies the chance of an attack by, `mondays` that of a Monday.
+    `early` raises tension, in log odds, in the last 2 h before an attack and never else. `afternoon` is the swing of
+    tension over the day, also in log odds, `carried` its correlation from day to day, and `spread_h` the standard
+    deviation of the time of attacks around 17:00.
     """
 
     days: int = 546
@@ -51,16 +53,17 @@ _UNLINKED = {
     "tense weeks and calm weeks": Life(carried=0.95),
     "tension rises in the last 2 h before an attack": EARLY,
 }
-_ODDS = (1.5, 2.0, 3.0)
+_TIMES = (1.5, 2.0, 3.0)
 _DAYS = (364, 728, 1456)
 _RUNS = 500
 _PROCESSES = 2
 _HEADING = "## Simulated diaries"
-_ABOUT = (
+_ABOUT = textwrap.fill(
     f"Written by `python -m benchmarks.association`: {_RUNS} made diaries a row, of people who wear the device ten "
     "hours a day, most working days and every other day of a weekend. Tension follows the hour, the weekday, the "
     "season and its own past; attacks follow the hour, the weekday and bad weeks. Shares are of the diaries with an "
-    "estimate."
+    "estimate.",
+    120,
 )
 _UNLINKED_COLUMNS = (
     "| diary | usable attacks, median | with an estimate | exact p < 0.05, % | shift p < 0.05, % | called a link, % "
@@ -128,9 +131,9 @@ def _attacks(life: Life, before: Array, rng: np.random.Generator) -> Iterator[At
     over_h = 0.0
     for day in range(life.days):
         at_h = _DAY_H * day + min(max(rng.normal(17, life.spread_h), 0.0), _DAY_H - 0.01)
-        odds = life.effect * before[int(at_h)] + life.mondays * (day % 7 == 0) + bad[day]
+        raised = life.effect * before[int(at_h)] + life.mondays * (day % 7 == 0) + bad[day]
         lasts_h = min(max(rng.lognormal(np.log(10), 0.6), 1.0), 72.0)
-        if rng.random() < life.monthly / 30 * np.exp(odds) and at_h > over_h:
+        if rng.random() < life.monthly / 30 * np.exp(raised) and at_h > over_h:
             over_h = at_h + lasts_h
             end = None if rng.random() < 0.1 else _time(over_h)
             yield Attack(_time(at_h), end)
@@ -175,12 +178,12 @@ def _unlinked(name: str, results: list[Association]) -> str:
     )
 
 
-def _linked(odds: float, days: int, results: list[Association]) -> str:
+def _linked(times: float, days: int, results: list[Association]) -> str:
     estimates = [r.estimate for r in results if r.estimate]
     found = [e for e in estimates if e.distinguishable]
     wrong = sum((e.odds.ratio or e.odds.low) < 1 for e in found)
     return (
-        f"| {odds:g} | {days // 364} | {np.median([r.pairs.n for r in results]):.0f} | {len(estimates)} "
+        f"| {times:g} | {days // 364} | {np.median([r.pairs.n for r in results]):.0f} | {len(estimates)} "
         f"| {_pct([e.distinguishable for e in estimates]):.0f} | {wrong} |"
     )
 
@@ -206,14 +209,14 @@ def tables() -> Iterator[str]:
             yield _unlinked(name, run(life))
         yield from (
             "",
-            "A link: one standard deviation more tension multiplies the odds of an attack.",
+            "A link: one standard deviation more tension multiplies the chance of an attack.",
             "",
             "| times | years | usable attacks, median | with an estimate | found, % | found the wrong way round |",
             "|---|---|---|---|---|---|",
         )
-        for odds in _ODDS:
+        for times in _TIMES:
             for days in _DAYS:
-                yield _linked(odds, days, run(Life(days=days, effect=float(np.log(odds)))))
+                yield _linked(times, days, run(Life(days=days, effect=float(np.log(times)))))
 
 
 def main() -> None:

@@ -225,6 +225,14 @@ def test_the_order_of_the_records_does_not_matter() -> None:
     assert associate(attacks[::-1], hours[::-1]) == associate(attacks, hours)
 
 
+def test_neither_the_calendar_nor_the_scale_of_tension_matters() -> None:
+    attacks, hours = live(Life(), 4)
+    month = 4 * WEEK
+    later = [Attack(a.onset + month, a.end and a.end + month) for a in attacks]
+    half = [replace(hour, start=hour.start + month, tense_s=hour.tense_s / 2) for hour in hours]
+    assert associate(later, half) == associate(attacks, hours)
+
+
 def test_absolute_risks_are_attacks_by_days_on_which_one_could_begin() -> None:
     attacks = [headache(WEDNESDAY_16 + 4 * WEEK * k + WEEK) for k in range(24)]
     found = associate(attacks, worn(96, [day_before(attack.onset) for attack in attacks]))
