@@ -200,7 +200,8 @@ def holds(kept: Sequence[Entry], checkins: Iterable[Entry], days: Iterable[Entry
     open_one = open_headache(kept)
     if open_one is not None:
         return Hold(f"a headache is open in the diary, since {_when(open_one, now)}", _stretch(open_one)[0], open=True)
-    found = [
+    found = _after_wearing(kept, days, now)
+    found += [
         Hold("there was a headache; cues wait until you want them again", end)
         for start, end in map(_stretch, (entry for entry in kept if entry["kind"] == "headache"))
         if end is not None
@@ -213,7 +214,6 @@ def holds(kept: Sequence[Entry], checkins: Iterable[Entry], days: Iterable[Entry
             found.append(Hold(f"you named {stops[0]}; cues wait until you want them again", told))
         elif pain >= _STRONG_PAIN:
             found.append(Hold(f"pain was {pain} of 10; cues wait until you want them again", told))
-    found += _after_wearing(kept, days, now)
     recent = [hold for hold in found if now - hold.since < _HOLDS_FOR]
     return max(recent, key=lambda hold: hold.since, default=None)
 
@@ -221,8 +221,12 @@ def holds(kept: Sequence[Entry], checkins: Iterable[Entry], days: Iterable[Entry
 def _after_wearing(kept: Iterable[Entry], days: Iterable[Entry], now: datetime) -> list[Hold]:
     """Whether headaches began within a day of wearing it, too often for chance to be taken for granted."""
     worn = {date.fromisoformat(day["date"]) for day in days if day.get("wear_time_s", 0) >= _WORN_S}
-    onsets = sorted(_stretch(entry)[0].astimezone(now.tzinfo) for entry in kept if entry["kind"] == "headache")
-    after = [o for o in onsets if now - o < _HOLDS_FOR and {o.date(), o.date() - timedelta(days=1)} & worn]
+    aches = sorted((_stretch(entry) for entry in kept if entry["kind"] == "headache"), key=lambda stretch: stretch[0])
+    after = [
+        end or start
+        for start, end in ((s.astimezone(now.tzinfo), e) for s, e in aches)
+        if now - start < _HOLDS_FOR and {start.date(), start.date() - timedelta(days=1)} & worn
+    ]
     if len(after) <= _MOST_ATTACKS:
         return []
     reason = f"{len(after)} headaches in 30 days began within a day of wearing it: pause, and ask your therapist"
