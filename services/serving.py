@@ -230,7 +230,11 @@ def _take_up(store: Store, service: Service, pipeline: Pipeline, clock: Clock) -
 def _add_button(
     settings: Settings, service: Service, pipeline: Pipeline, clock: Clock, stack: contextlib.ExitStack
 ) -> None:
-    is_pressed, close = open_button(settings.button)
+    try:
+        is_pressed, close = open_button(settings.button)
+    except SettingsError as error:
+        log.error("%s; cues go on without the button", error)
+        return
     stack.callback(close)
     button = Button(
         settings.button,
