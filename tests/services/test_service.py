@@ -344,8 +344,8 @@ def test_a_signal_in_the_middle_of_a_cue_ends_motor_and_program_and_says_goodbye
 ) -> None:
     with (
         PtyBoard(stream()) as board,
-        listening(broker.port, "unshrug/terminated") as listener,
-        program("run", "--config", config(tmp_path, board, broker.port, "terminated", AT_ONCE)) as service,
+        listening(broker.port, f"unshrug/terminated{number}") as listener,
+        program("run", "--config", config(tmp_path, board, broker.port, f"terminated{number}", AT_ONCE)) as service,
     ):
         listener.wait_for("status", lambda heard: heard.payload == "online")
         service.wait_for("motor ON 60%")
