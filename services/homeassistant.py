@@ -241,6 +241,19 @@ def _commands(root: str, info: dict[str, Any]) -> dict[str, Component]:
             "device_class": "identify",
             "entity_category": "config",
         }
+    if "calibrate" in verbs:
+        found["calibrate"] = _button(root, "calibrate", "Calibrate", "mdi:tune", action="start")
+        found["calibrate_next"] = _button(root, "calibrate", "Calibrate: I am ready", "mdi:check", action="next")
+        found["calibrate_stop"] = _button(root, "calibrate", "Calibrate: stop", "mdi:stop", action="stop")
+        found["guide"] = {
+            "platform": "sensor",
+            "name": "Calibration step",
+            "icon": "mdi:human-handsup",
+            "state_topic": f"{root}/calibration",
+            "value_template": _of("step"),
+            "json_attributes_topic": f"{root}/calibration",
+            "json_attributes_template": "{{ {'say': value_json.say, 'outcome': value_json.outcome} | tojson }}",
+        }
     return found | (_settings(root, info) if "set" in verbs else {})
 
 

@@ -324,6 +324,9 @@ def test_the_automation_of_the_documentation_tells_of_an_episode_once(home: Home
         ("press", "button.snooze_60_min", {}, "snooze", {"minutes": 60}),
         ("press", "button.resume_cues", {}, "resume", {}),
         ("press", "button.cue_test", {}, "cue-test", {}),
+        ("press", "button.calibrate", {}, "calibrate", {"action": "start"}),
+        ("press", "button.calibrate_i_am_ready", {}, "calibrate", {"action": "next"}),
+        ("press", "button.calibrate_stop", {}, "calibrate", {"action": "stop"}),
         ("turn_off", "switch.cues", {}, "set", {"key": "cue.enabled", "value": False}),
         ("turn_on", "switch.cues", {}, "set", {"key": "cue.enabled", "value": True}),
         (

@@ -17,7 +17,7 @@ from tests.services.published import DAY, EPISODE, INFO, LEVELS, NOW, calibrated
 from tests.services.test_mqtt import STATE
 
 ROOT = "unshrug/desk"
-PUBLISHED = {"status", "info", "tension/slow", "state", "episode", "summary/day"}
+PUBLISHED = {"status", "info", "tension/slow", "state", "episode", "summary/day", "calibration"}
 ODD = ("left", "Left", 'µ "V" {{ 1 }}', "µ", "a.b 'c'\\", "ch 1/2 #+")
 NO_BOARD = payload(replace(STATE, channels=(), board_up=False, board_problem="no port"))
 
@@ -213,6 +213,7 @@ def test_what_a_calibration_replaces_is_named_for_removal() -> None:
         ("resume", {"resume"}),
         ("cue-test", {"cue_test"}),
         ("set", {"cues", "on_rest_ratio"}),
+        ("calibrate", {"calibrate", "calibrate_next", "calibrate_stop", "guide"}),
     ],
 )
 def test_what_the_service_has_no_verb_for_is_left_out(verb: str, keys: set[str]) -> None:
@@ -227,7 +228,7 @@ def test_every_button_and_switch_sends_a_command_that_is_accepted() -> None:
         for name in ("payload_press", "payload_on", "payload_off")
         if "command_topic" in entity and name in entity
     ]
-    assert len(sent) == 6
+    assert len(sent) == 9
     for verb, text in sent:
         assert is_accepted(verb, text), (verb, text)
 
