@@ -1,6 +1,6 @@
 """When to cue: it follows from events and time alone. The README says what it promises the wearer."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -97,7 +97,7 @@ class Coach:
         self._asked: _Asked | None = None
         self._ignored = 0
         self._proposed = 0
-        self._drawn = 0
+        self._drawn: Counter[date] = Counter()  # lots of a day
         self._terms = Terms()
         self._board_ok = True
         self._fresh = True
@@ -120,15 +120,14 @@ class Coach:
 
     def follow(self, terms: Terms) -> None:
         """Go by what the plan and the records say now."""
-        if terms.date != self._terms.date:
-            self._drawn = 0
         self._terms = terms
+        self._drawn = Counter({terms.date: self._drawn[terms.date]})
 
-    def remember(self, given_s: Iterable[float], drawn: int) -> None:
-        """Count cues that an earlier run of the program gave, and how many of today's were drawn by lot."""
+    def remember(self, given_s: Iterable[float], day: date, drawn: int) -> None:
+        """Count cues that an earlier run of the program gave, and how many of a day were drawn by lot."""
         self._given.extendleft(sorted(given_s, reverse=True))
         self._decided_s = max(self._given, default=None)
-        self._drawn += drawn
+        self._drawn[day] += drawn
 
     def new_signal(self) -> None:
         """Forget what is known of the channels; the caps and the last cue stay."""
@@ -293,8 +292,8 @@ class Coach:
         """Give a cue, or withhold it by lot."""
         share = self._terms.share
         drawn = 0 < share < 1
-        withheld = drawn and is_withheld(self._terms.seed, self._terms.date, self._drawn, share)
-        self._drawn += drawn
+        withheld = drawn and is_withheld(self._terms.seed, self._terms.date, self._drawn[self._terms.date], share)
+        self._drawn[self._terms.date] += drawn
         self._decided_s = at_s
         served = [(k, h) for k, h in self._held.items() if h.on and (not h.cued or h is held)]
         for other in self._held.values():

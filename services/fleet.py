@@ -31,7 +31,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from services.broker import Broker
 from services.contract import LIVE_EXPIRY_S, Contract, Publication, Stamp
-from services.messages import About, Cue, Episode, Message, Tension, WearerState
+from services.messages import About, Cue, CueResult, Episode, Message, Tension, WearerState
 from services.mqtt import KEEP_ALIVE_S, pause_s, send_at_once
 from services.settings import CalibrationSettings, MqttSettings, Settings
 
@@ -522,13 +522,24 @@ class _Client:
 
     def _make(self, message: Message) -> list[Publication]:
         """Return what the wearer publishes; its episodes and cues are its own, and others on another day."""
-        if isinstance(message, Episode | Cue):
-            message = replace(message, id=self._id(message.id))
-        if isinstance(message, Cue | WearerState):
-            message = replace(message, episode_id=message.episode_id and self._id(message.episode_id))
-        publications = list(self._contract.publications(message))
+        publications = list(self._contract.publications(self._own(message)))
         self._retained |= {p.topic: p for p in publications if p.retain}
         return publications
+
+    def _own(self, message: Message) -> Message:
+        match message:
+            case CueResult():
+                return replace(message, cue=self._own_cue(message.cue))
+            case Cue():
+                return self._own_cue(message)
+            case Episode():
+                return replace(message, id=self._id(message.id))
+            case WearerState():
+                return replace(message, episode_id=message.episode_id and self._id(message.episode_id))
+        return message
+
+    def _own_cue(self, cue: Cue) -> Cue:
+        return replace(cue, id=self._id(cue.id), episode_id=cue.episode_id and self._id(cue.episode_id))
 
     def _id(self, of_the_day: str) -> str:
         from services.store import uuid7

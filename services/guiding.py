@@ -33,7 +33,7 @@ class View(NamedTuple):
     longest_s: float
 
 
-class Guided:
+class Guiding:
     """Follow one calibration (`calibrate`) or exercise from `start` on until it is over.
 
     `ask` sends a request; `hear` takes what is published, from any thread. `code` is the exit code, once it is over.

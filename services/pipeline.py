@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Protocol
 
 import numpy as np
@@ -244,9 +244,9 @@ class Pipeline:
             self._session.questions = terms.questions
         yield self._state(at_s)
 
-    def remember(self, ages_s: Sequence[float], drawn: int, at_s: float) -> None:
-        """Count the cues that were given so long ago, by an earlier run of the program; `drawn` of today's by lot."""
-        self._coach.remember([at_s - age_s for age_s in ages_s], drawn)
+    def remember(self, ages_s: Sequence[float], day: date, drawn: int, at_s: float) -> None:
+        """Count the cues that were given so long ago, by an earlier run of the program; `drawn` of a day's by lot."""
+        self._coach.remember([at_s - age_s for age_s in ages_s], day, drawn)
 
     @property
     def snoozed(self) -> bool:

@@ -54,10 +54,17 @@ class Records:
             date=now.date(),
             hold=hold.reason if hold else None,
             hold_lasts=hold is not None and hold.open,
+            withdrawn=frozenset({"calibration"} if self._made_worse(checkins) else ()),
             no_calibration=no_calibration(diary, now),
             questions=tuple(question.text for question in due_now(self._store, now)),
         )
         return terms if self._plan is None else self._planned(self._plan, terms)
+
+    def _made_worse(self, checkins: list[dict[str, Any]]) -> bool:
+        """Whether the wearer has said so of a calibration, and not allowed it again since."""
+        worse = [one["t"] for one in checkins if one["kind"] == "calibration" and one.get("worse")]
+        allowed_s = self._store.kept("allowed_calibration") or 0.0
+        return any(datetime.fromisoformat(t).timestamp() > allowed_s for t in worse)
 
     def _planned(self, plan: Plan, terms: Terms) -> Terms:
         today = self._stands(plan, terms)

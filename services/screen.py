@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dsp.detect import Shrug
-from services.guiding import Guided
-from services.messages import About, Cue, Episode, Message, Tension, WearerState
+from services.guiding import Guiding
+from services.messages import About, Cue, Episode, Guided, Message, Tension, WearerState
 
 _BAR = 40
 _QUIET = {"refractory": "too soon after the last cue"}
@@ -39,6 +39,8 @@ def words(message: Message, names: tuple[str, ...]) -> str | None:
         case Episode(event="ended"):
             length = (message.end_s or message.at_s) - message.start_s
             text = f"episode {message.id[-6:]} ended, {length:.0f} s"
+        case Guided(event="started" | "ended"):
+            text = f"{message.activity}: {message.say}"
         case About(rest_uv=None):
             text = "measuring the rest level: sit back, shoulders down"
         case About():
@@ -60,8 +62,12 @@ def _or_dash(value: float, digits: int) -> str:
 
 
 def _cue(cue: Cue) -> str:
+    if cue.pattern == "sensor":
+        return f"look at the sensor, the motor vibrates ({cue.reason})"
     if cue.outcome == "given":
-        return f"CUE, the motor vibrates ({cue.pattern})"
+        return f"CUE, the motor vibrates ({cue.pattern}){' for low rest' if cue.trigger == 'low_rest' else ''}"
+    if cue.outcome == "withheld":
+        return "a cue is withheld, by lot"
     if cue.outcome == "self_corrected":
         return "relaxed without a cue"
     return f"no cue, {_QUIET.get(cue.reason or '', cue.reason)}"
@@ -219,7 +225,7 @@ def make_screen(*, headless: bool, quiet: bool = False) -> Screen:
 class _GuideView:
     """What someone sees who is guided: the sentence, the time left, the levels, the keys."""
 
-    def __init__(self, guided: Guided) -> None:
+    def __init__(self, guided: Guiding) -> None:
         self._guided = guided
 
     def __rich__(self) -> Panel:
@@ -253,7 +259,7 @@ def _levels(channels: list[dict[str, Any]]) -> Table:
 
 
 @contextlib.contextmanager
-def guide_screen(guided: Guided) -> Iterator[None]:
+def guide_screen(guided: Guiding) -> Iterator[None]:
     """Show it as long as this lasts: a live view on a terminal, elsewhere a line for each new sentence."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:

@@ -213,14 +213,15 @@ def _tend(records: Records, service: Service, steering: Steering, changes: int) 
 def _take_up(store: Store, service: Service, pipeline: Pipeline, clock: Clock) -> None:
     """Go on where the last run of the program ended: its cues count, and its snooze lasts."""
     try:
-        ages_s, drawn = cues_before(store, clock.now())
+        now = clock.now()
+        ages_s, drawn = cues_before(store, now)
         snoozed_s = (store.kept("snoozed_until") or 0.0) - clock.wall()
     except (StoreError, ValueError, KeyError, TypeError) as error:
         log.error("the cues of the last run are left out: %s", error)
         return
 
     def take_up(at_s: float) -> Iterator[Message]:
-        pipeline.remember(ages_s, drawn, at_s)
+        pipeline.remember(ages_s, now.date(), drawn, at_s)
         if snoozed_s > 0:
             yield from pipeline.snooze(at_s + snoozed_s, at_s)
 

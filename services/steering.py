@@ -69,7 +69,7 @@ class Steering:
 
     def follow(self, terms: Terms, at_s: float) -> Iterator[Message]:
         """Go by what the plan and the records say now."""
-        self._terms = replace(terms, withdrawn=self._withdrawn)
+        self._terms = replace(terms, withdrawn=self._withdrawn | terms.withdrawn)
         yield from self._pipeline.follow(self._terms, at_s)
         yield from self._pipeline.apply(self._settings())
 
@@ -129,12 +129,14 @@ class Steering:
         what = request.body["what"]
         self._withdrawn = self._withdrawn | {what} if request.verb == "withdraw" else self._withdrawn - {what}
         self._keep("withdrawn", sorted(self._withdrawn) or None)
+        if request.verb == "allow":
+            self._keep(f"allowed_{what}", self._wall())
         for activity in ("calibration", "exercise"):  # what makes it worse ends at once
             guide = self._pipeline.guided(activity)
             if guide is not None and what in (activity, getattr(guide, "name", None)):
                 yield from self._pipeline.tell_guided(guide.stop(at_s, "withdrawn by the wearer"))
-        yield from self.follow(self._terms, at_s)
-        self._answer(Reply(request, None, {"withdrawn": sorted(self._withdrawn)}))
+        yield from self.follow(replace(self._terms, withdrawn=self._terms.withdrawn - {what}), at_s)
+        self._answer(Reply(request, None, {"withdrawn": sorted(self._terms.withdrawn)}))
 
     def _guide(self, request: Request, at_s: float) -> Iterator[Message]:
         """Begin, go on with or stop a calibration or an exercise."""
@@ -163,7 +165,7 @@ class Steering:
         body, name = request.body, request.body.get("name", "calibration")
         make = partial(self._calibration, body) if request.verb == "calibrate" else partial(self._exercise, body)
         wrong = self._pipeline.cannot_guide()
-        if name in self._withdrawn:
+        if name in self._terms.withdrawn:
             wrong = f"{name} is withdrawn, because it made something worse; expected it to be allowed again first"
         elif wrong is None and request.verb == "calibrate":
             wrong = self._terms.no_calibration

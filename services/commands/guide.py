@@ -15,7 +15,7 @@ from services.commands.shared import broker_host, existing_store, load, stop_sig
 from services.contract import Contract, root_of
 from services.daemon import Service
 from services.exercises import EXERCISES
-from services.guiding import Guided, keys
+from services.guiding import Guiding, keys
 from services.messages import Message, Reply, Request
 from services.mqtt import Link, News, Received
 from services.screen import guide_screen, no_screen
@@ -78,7 +78,7 @@ def _answer(question: str) -> str:
 def _guide(options: argparse.Namespace, verb: str, start: dict[str, Any]) -> int:
     settings = with_board(options)
     tell_first_use(settings)
-    guided = Guided(verb, start)
+    guided = Guiding(verb, start)
     try:
         with only_one(settings.wearer.id):
             free = True
@@ -96,7 +96,7 @@ def _guide(options: argparse.Namespace, verb: str, start: dict[str, Any]) -> int
 class _Attendant:
     """Hear what a service in this process says, as others hear it over MQTT."""
 
-    def __init__(self, wearer: str, service: Service, guided: Guided) -> None:
+    def __init__(self, wearer: str, service: Service, guided: Guiding) -> None:
         self._contract = Contract(wearer, service.stamp, service.now)
         self._guided = guided
         guided.ask = lambda verb, body: service.ask(Request(verb, body))
@@ -111,7 +111,7 @@ class _Attendant:
         self._guided.hear("reply", json.loads(self._contract.reply(reply).payload))
 
 
-def _in_this_process(settings: Settings, guided: Guided, stopped: Any) -> None:
+def _in_this_process(settings: Settings, guided: Guiding, stopped: Any) -> None:
     settings = replace(settings, cue=replace(settings.cue, enabled=False), mqtt=replace(settings.mqtt, enabled=False))
 
     def done(_: bytes) -> bool:
@@ -124,7 +124,7 @@ def _in_this_process(settings: Settings, guided: Guided, stopped: Any) -> None:
     serve(settings, no_screen(), simulated=False, keeps=True, done=done, attend=attend)
 
 
-def _with_the_service(settings: Settings, guided: Guided, stopped: Any) -> None:
+def _with_the_service(settings: Settings, guided: Guiding, stopped: Any) -> None:
     mqtt, root = settings.mqtt, root_of(settings.wearer.id)
     host = broker_host(mqtt)
     if not mqtt.enabled or answers(host, mqtt.port) is None:

@@ -141,6 +141,7 @@ def replay(options: argparse.Namespace) -> int:
             settings,
             wearer=replace(settings.wearer, id="replay"),
             mqtt=replace(settings.mqtt, enabled=options.mqtt and settings.mqtt.enabled),
+            cue=replace(settings.cue, quiet_hours=""),  # it is another time of day in the recording
         )
         code = serve(
             settings,

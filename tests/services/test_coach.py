@@ -468,8 +468,8 @@ def test_the_lot_goes_on_after_a_restart_and_begins_anew_with_the_day() -> None:
     one.follow(terms)
     whole = drawn(one, 10)
     again = Coach(plenty, HELD_S)
+    again.remember([], DAY, 4)
     again.follow(terms)
-    again.remember([], 4)
     assert drawn(again, 6) == whole[4:]
     one.follow(replace(terms, date=date(2026, 2, 1)))
     one.new_signal()
@@ -489,7 +489,7 @@ def drawn_from(coach: Coach, at_s: float, n: int) -> list[str]:
 
 def test_cues_of_an_earlier_run_count() -> None:
     coach = Coach(DEFAULT, HELD_S)
-    coach.remember([-3000.0, -2000.0, -1000.0, -500.0, -200.0, -20.0], 0)
+    coach.remember([-3000.0, -2000.0, -1000.0, -500.0, -200.0, -20.0], DAY, 0)
     coach.shrug(shrug("held", 5.0, 0.0))
     assert coach.advance(10.0, (True,)) == []  # the last one is too recent
     assert outcomes(coach.advance(40.0, (True,))) == [("suppressed", "6 cues in 1 h")]
