@@ -292,7 +292,7 @@ class CalibrationGuide:
 
     def _end(self, at_s: float, outcome: str, reason: str | None) -> Guided:
         self.over = True
-        self._words = _ENDS[outcome] if reason is None else f"{_ENDS[outcome]} {reason[0].upper()}{reason[1:]}."
+        self._words = ended_words(_ENDS[outcome], reason)
         self._step, self._long_s = "ended", None
         return self._say_next("ended", at_s, "step", outcome=outcome, reason=reason)
 
@@ -338,6 +338,13 @@ _ENDS = {
     "stopped": "Stopped, nothing was changed.",
     "failed": "This did not work, nothing was changed.",
 }
+
+
+def ended_words(said: str, reason: str | None) -> str:
+    """Return the last sentence of a guide, with its reason where that says more."""
+    if reason is None or reason.startswith("stopped"):
+        return said
+    return f"{said} {reason[0].upper()}{reason[1:]}."
 
 
 def calibration_of(payload: dict[str, Any]) -> Calibration | None:

@@ -12,6 +12,7 @@ from dsp.chain import Levels
 from dsp.filters import Band
 from dsp.quality import Quality
 from dsp.reference import Calibration, pooled
+from services.calibrating import ended_words
 from services.messages import Guided, Pattern
 from services.settings import GuideSettings
 
@@ -219,7 +220,7 @@ class ExerciseGuide:
         left_s: float | None = max(0.0, self._start_s + step.seconds - at_s)
         name, say = step.name, step.say
         if outcome is not None:
-            name, say, left_s = "ended", _ENDS[outcome] + (f" {reason[0].upper()}{reason[1:]}." if reason else ""), None
+            name, say, left_s = "ended", ended_words(_ENDS[outcome], reason), None
         details = self._details(outcome, reason)
         return Guided(event, "exercise", self._id, seq, at_s, name, say, left_s, pattern, details)
 

@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import pty
+import select
 import subprocess
+import termios
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -183,6 +186,34 @@ def test_who_is_not_on_battery_or_stops_is_not_calibrated(home: Path, broker: Br
         said = do("calibrate", "--battery", "--pain", "0", "--config", path, code=1, stdin="q\n")
         assert time.monotonic() - began_s < 20
         assert "topped" in said
+
+
+def test_on_a_terminal_keys_stop_it_and_leave_the_terminal_as_it_was(home: Path, broker: Broker) -> None:
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    with person() as (_, board):
+        path = config(home, board, broker.port, "keys", QUICK)
+        process = subprocess.Popen(
+            [UNSHRUG, "exercise", "trap-stretch", "--config", path],
+            stdin=slave, stdout=slave, stderr=slave, env=dict(os.environ) | SIMULATED_GPIO | {"TERM": "xterm"},
+        )  # fmt: skip
+        shown = b""
+        while b"Sit still for a moment" not in shown:
+            assert select.select([master], [], [], 20)[0], shown
+            shown += os.read(master, 65536)
+        os.write(master, b"q")
+        while process.poll() is None:
+            if select.select([master], [], [], 0.2)[0]:
+                shown += os.read(master, 65536)
+    assert process.returncode == 1
+    while select.select([master], [], [], 0.2)[0]:
+        shown += os.read(master, 65536)
+    assert b"q: stop" in shown
+    assert shown.rstrip().endswith("(µV)".encode()), shown[-300:]
+    assert b"Stopped." in shown
+    assert termios.tcgetattr(slave) == before
+    os.close(master)
+    os.close(slave)
 
 
 def test_all_that_is_kept_is_exported_and_deleted(home: Path, broker: Broker) -> None:
