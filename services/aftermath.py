@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from dsp.chain import Levels
 from dsp.detect import Shrug
 from dsp.exposure import ExposureSettings, RestTally
 from services.day import AFTER_S
 from services.messages import Cue, CueResult
+from services.windows import frames_within
 
 
 @dataclass(slots=True)
@@ -59,13 +58,11 @@ class Aftermath:
 
     def levels(self, levels: Levels) -> Iterator[CueResult]:
         """Take exposure frames; yield what is known of a cue whose time is over."""
-        n = levels.frames_uv.shape[1]
-        begins = levels.frames_at_s - self._frame_s * np.arange(n, 0, -1)
         for waiting in list(self._open):
             at_s, limit = waiting.cue.at_s, self._limits_uv[waiting.cue.channel]
-            if limit is not None and n:
-                within = (begins >= at_s) & (begins < at_s + AFTER_S)
-                waiting.rest.push(levels.frames_uv[waiting.cue.channel, within], limit, self._run)
+            if limit is not None:
+                frames = frames_within(levels, self._frame_s, at_s, at_s + AFTER_S)
+                waiting.rest.push(frames[waiting.cue.channel], limit, self._run)
             if levels.frames_at_s >= at_s + AFTER_S:
                 self._open.remove(waiting)
                 yield self._result(waiting, levels.at_s)

@@ -15,6 +15,7 @@ from dsp.reference import Calibration, Verdict, pooled, quietest_of, reference_o
 from firmware_bridge.blocks import Signal
 from services.messages import Guided, Pattern
 from services.settings import GuideSettings
+from services.windows import frames_within, newest_uv
 
 Array = NDArray[np.float64]
 
@@ -130,7 +131,7 @@ class CalibrationGuide:
         self._now_s = levels.at_s
         self._gather(levels)
         if levels.control_uv.shape[1]:
-            self._live = [float(v) if np.isfinite(v) else None for v in levels.control_uv[:, -1]]
+            self._live = newest_uv(levels)
             if any(v is not None for v in self._live):
                 self._valid_s = levels.at_s
         out = list(self._advance(levels.at_s, levels.frames_at_s))
@@ -142,12 +143,8 @@ class CalibrationGuide:
         """Keep the frames of this step that count, and what was wrong meanwhile."""
         for channel, reasons in self._why.items():
             self._heard.setdefault(channel, set()).update(reasons)
-        n = levels.frames_uv.shape[1]
-        begins = levels.frames_at_s - self._frame_s * np.arange(n, 0, -1)
-        first_s, last_s = self._window
-        within = (begins >= first_s - 1e-9) & (begins + self._frame_s <= last_s + 1e-9)
-        if within.any():
-            self._frames = np.concatenate([self._frames, levels.frames_uv[:, within]], axis=1)
+        within = frames_within(levels, self._frame_s, *self._window)
+        self._frames = np.concatenate([self._frames, within], axis=1)
 
     def _advance(self, at_s: float, frames_at_s: float) -> Iterator[Guided]:
         if at_s - self._valid_s >= self._settings.silence_s:

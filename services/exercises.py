@@ -15,6 +15,7 @@ from dsp.reference import Calibration, pooled
 from services.calibrating import ended_words
 from services.messages import Guided, Pattern
 from services.settings import GuideSettings
+from services.windows import frames_within, newest_uv
 
 Array = NDArray[np.float64]
 
@@ -168,7 +169,7 @@ class ExerciseGuide:
             return []
         self._now_s = levels.at_s
         if levels.control_uv.shape[1]:
-            self._live = [float(v) if np.isfinite(v) else None for v in levels.control_uv[:, -1]]
+            self._live = newest_uv(levels)
             if any(v is not None for v in self._live):
                 self._valid_s = levels.at_s
         self._gather(levels)
@@ -179,12 +180,9 @@ class ExerciseGuide:
 
     def _gather(self, levels: Levels) -> None:
         """Keep the frames in which the wearer sits still."""
-        n = levels.frames_uv.shape[1]
-        begins = levels.frames_at_s - self._frame_s * np.arange(n, 0, -1)
-        for name, (start_s, end_s) in self._windows.items():
-            within = (begins >= start_s - 1e-9) & (begins + self._frame_s <= end_s + 1e-9)
-            if within.any():
-                self._still[name] = np.concatenate([self._still[name], levels.frames_uv[:, within]], axis=1)
+        for name, window in self._windows.items():
+            within = frames_within(levels, self._frame_s, *window)
+            self._still[name] = np.concatenate([self._still[name], within], axis=1)
 
     def _advance(self, at_s: float, frames_at_s: float) -> Iterator[Guided]:
         if at_s - self._valid_s >= self._settings.silence_s and self._steps[self._at].name == "before":

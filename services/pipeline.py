@@ -41,6 +41,7 @@ from services.messages import (
 )
 from services.settings import CalibrationSettings, Settings, quiet_hours
 from services.store import uuid7
+from services.windows import frames_within
 
 Array = NDArray[np.float64]
 
@@ -482,7 +483,8 @@ class _Session:
         self.now_s = levels.at_s
         self._rest.push(levels.frames_uv)
         if self._learned is not None:
-            yield from self._learn(self._learned, self._since(self._learn_from_s, levels))
+            new = frames_within(levels, self._chain.frame_s, self._learn_from_s, math.inf)
+            yield from self._learn(self._learned, new)
         if self.guide is not None and not self.guide.over:
             yield from self.guided(self.guide.levels(levels))
         if self._aftermath is not None:
@@ -524,12 +526,6 @@ class _Session:
         if not learned or not np.isnan(rest).any():
             source = "rest at the start"
             yield from self._calibrate(Calibration(rest, noise_of(self.signal, rest), None, source, self._chain.band))
-
-    def _since(self, start_s: float, levels: Levels) -> Array:
-        """Return the exposure frames that begin at or after `start_s`."""
-        n = levels.frames_uv.shape[1]
-        begins = levels.frames_at_s - self._chain.frame_s * np.arange(n, 0, -1)
-        return levels.frames_uv[:, begins >= start_s - 1e-9]
 
     def _calibrate(self, calibration: Calibration) -> Iterator[Message]:
         self._learned = None
