@@ -308,6 +308,8 @@ class Pipeline:
     def apply(self, settings: Settings) -> Iterator[Message]:
         """Go by other settings from here on; with other thresholds what is on ends, and is looked for anew."""
         before, self._settings = self._settings, settings
+        if settings == before:
+            return
         self._coach.apply(settings.cue)
         session = self._session
         if (settings.shrug, settings.low_rest) != (before.shrug, before.low_rest) and not (session and session.guide):

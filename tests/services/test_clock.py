@@ -255,6 +255,17 @@ def test_a_clock_knows_the_date_and_goes_on(tmp_path: Path) -> None:
     assert clock.mono() <= clock.mono()
 
 
+def test_a_time_zone_that_is_changed_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setenv("TZ", "Etc/GMT+10")
+    west = clock.local()
+    monkeypatch.setenv("TZ", "Etc/GMT-10")
+    assert clock.local() - west == pytest.approx(timedelta(hours=20), abs=timedelta(seconds=5))
+    assert clock.now().utcoffset() == timedelta(hours=10)
+    monkeypatch.undo()
+    clock.local()
+
+
 def test_what_was_kept_before_the_clock_was_set_is_put_right_before_it_is_sent(rig: Rig, tmp_path: Path) -> None:
     path = tmp_path / "w.sqlite3"
     delivery = add_delivery(CALIBRATED, rig.service, Store(path, run="this"), announces=False)
