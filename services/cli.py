@@ -195,8 +195,9 @@ def _diary(commands: Any) -> None:
     checkin.add_argument("--worse", type=_yes, metavar="yes|no", help="whether it made something worse")
     checkin.add_argument("--symptoms", type=_names_list, metavar="A,B")
     checkin.add_argument("--note", metavar="TEXT")
+    resume = whats.add_parser("resume", help="cues may come again, after a headache that is over")
     triggers = whats.add_parser("triggers", help="tension before headaches, compared with other weeks; counts first")
-    for what in (add, end, edit, remove, shown, export, therapy, checkin, triggers):
+    for what in (add, end, edit, remove, shown, export, therapy, checkin, resume, triggers):
         _config(what)
 
 

@@ -35,7 +35,7 @@ def diary(options: argparse.Namespace) -> int:
     settings = load(options)
     what: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
         "add": _add, "end": _end, "edit": _edit, "remove": _remove, "list": _list, "export": _export,
-        "therapy": _therapy, "checkin": _checkin, "triggers": _triggers,
+        "therapy": _therapy, "checkin": _checkin, "triggers": _triggers, "resume": _resume,
     }  # fmt: skip
     return what[options.what](options, settings)
 
@@ -153,7 +153,22 @@ def _end(options: argparse.Namespace, settings: Settings) -> int:
 
     body = {"end": rfc3339(local_time(options.at, _now()).timestamp())}
     print(f"kept: {_line(_enter(settings, body, open_one))}")
-    print("Cues stay off until you want them again: `resume` over MQTT or on the page.")
+    print("Cues wait until you want them again: `unshrug diary resume`, or `cmd/resume` over MQTT.")
+    return 0
+
+
+def _resume(options: argparse.Namespace, settings: Settings) -> int:
+    store = existing_store(settings)
+    if store is None:
+        raise DiaryError("nothing is kept yet, and nothing holds cues")
+    try:
+        open_one = open_headache(entries(store))
+        if open_one is not None:
+            raise DiaryError("a headache is open; `unshrug diary end` ends it")
+        store.keep("resumed", time.time())
+    finally:
+        store.close()
+    print("cues may come again")
     return 0
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from services import __version__
-from services.broker import BrokerError
+from services.broker import BrokerError, answers
 from services.commands.diary import write_csv
-from services.commands.shared import existing_store, forget_on_broker, load, store_path
+from services.commands.shared import broker_host, existing_store, forget_on_broker, load, store_path
 from services.serving import lock_path, only_one
 from services.settings import SettingsError
 from services.store import Store, StoreError
@@ -91,7 +91,8 @@ def forget_me(options: argparse.Namespace) -> int:
         for found in mine:
             found.unlink()
         code = 0
-        if settings.mqtt.enabled:
+        mqtt = settings.mqtt
+        if mqtt.enabled and (mqtt.broker != "auto" or answers(broker_host(mqtt), mqtt.port)):  # else there is none
             try:
                 print(f"removed from {forget_on_broker(settings)}")
             except (BrokerError, SettingsError) as error:

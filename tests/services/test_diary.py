@@ -320,6 +320,7 @@ def test_a_headache_at_three_in_the_morning(home: Path, capsys: pytest.CaptureFi
         (("add", "--none", "someday"), "date must be date"),
         (("add", "--symptoms", "hunger"), "symptoms[0] must be one of"),
         (("end",), "there is no open headache"),
+        (("resume",), "nothing is kept yet"),
         (("edit", "abc", "--peak", "1"), "abc: no entry with such an id"),
         (("edit", "abc"), "expected something to change"),
         (("checkin", "1"), "1: expected the number of a check-in that is due, of 0"),

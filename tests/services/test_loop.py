@@ -81,8 +81,9 @@ def test_a_headache_written_down_elsewhere_holds_the_cues_of_the_service_that_ru
         assert "a headache is open" in ask(listener, "sore", "calibrate", action="start")["error"]
         do("diary", "end", "--config", path)
         listener.wait_for("state", silent("there was a headache; cues wait until you want them again"))
-        assert ask(listener, "sore", "resume")["result"] == "ok"
+        assert "cues may come again" in do("diary", "resume", "--config", path)
         listener.wait_for("state", lambda heard: heard.body["cues_enabled"])
+        assert ask(listener, "sore", "resume")["result"] == "ok"
         assert "within the last 24 h" in ask(listener, "sore", "calibrate", action="start")["error"]
     with person() as (_, board), listening(broker.port, "unshrug/sore") as listener:
         config(home, board, broker.port, "sore")
