@@ -116,7 +116,7 @@ class Pipeline:
         self._known = known
         self._calibrated: dict[Signal, Calibration] = {}  # by a guide, so that nothing else counts
         self._terms = Terms()
-        self._next: tuple[Guide, Band] | None = None  # who guides the session that comes next
+        self._next: tuple[Guide, Signal, Band] | None = None  # who guides the session that comes next
         self._feels_motor = feels_motor
         self._coach = Coach(settings.cue, settings.shrug.held_s)
         self._session: _Session | None = None
@@ -140,8 +140,10 @@ class Pipeline:
             self._end_guide(session)
 
     def _begin(self, block: SampleBlock) -> "_Session":
-        guide, band = self._next or (None, None)
+        guide, signal, band = self._next or (None, None, None)
         self._next = None
+        if signal != block.signal:  # another board came in between
+            guide = band = None
         given = (
             self._calibration
             or self._calibrated.get(block.signal)
@@ -200,6 +202,8 @@ class Pipeline:
         if problem != self._problem:
             self._problem = problem
             self._coach.board(ok=problem is None)
+            if problem is not None:  # whoever was about to be guided is asked again when there is a signal
+                self._next = None
             if self._session is not None:
                 yield self._session.board(problem, at_s)
             else:
@@ -270,7 +274,7 @@ class Pipeline:
         assert session is not None
         guide = make(Guidance(session.signal, session.frame_s, session.band, session.calibration))
         yield from self.finish()
-        self._next = guide, session.band
+        self._next = guide, session.signal, session.band
 
     def guided(self, activity: str) -> "Guide | None":
         """Return who guides the wearer through this now."""

@@ -237,6 +237,17 @@ def test_a_cable_that_is_out_ends_it() -> None:
     assert "no signal" in str(sitter.error("calibrate", action="start"))
 
 
+def test_a_guide_that_lost_its_board_before_the_first_word_does_not_begin_later() -> None:
+    sitter = Sitter()
+    sitter.sit(3)
+    assert sitter.error("calibrate", action="start") is None
+    sitter.messages += sitter.pipeline.board("unplugged", 3.0)
+    sitter.messages += sitter.pipeline.board(None, 90.0)
+    sitter.sit(3)
+    assert sitter.guided == []
+    assert sitter.error("calibrate", action="start") is None
+
+
 def test_electrodes_that_come_off_end_it_with_the_reason() -> None:
     sitter = Sitter(spoil=lambda s, values: np.zeros_like(values) if s.seconds > 8 else values)
     sitter.sit(3)
