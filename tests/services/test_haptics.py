@@ -12,9 +12,10 @@ from gpiozero import PWMOutputDevice
 from gpiozero.pins.mock import MockFactory, MockPin
 
 from services.haptics import Haptics
-from services.messages import Cue, Outcome, Pattern
+from services.messages import PATTERNS, Cue, CueResult, Outcome, Pattern
 from services.settings import MotorSettings, SettingsError
 from tests.services.conftest import eventually
+from tests.services.test_mqtt import EXERCISE
 
 VIBRATION = MotorSettings()
 BUZZER = replace(VIBRATION, kind="buzzer", pin=23)
@@ -280,3 +281,44 @@ def test_gpio_that_cannot_drive_the_motor_is_said_in_a_sentence(pins: MockFactor
 def test_a_pin_that_is_taken_is_named(pins: MockFactory) -> None:
     with motor(VIBRATION, Felt()), pytest.raises(SettingsError, match=r"motor\.pin: GPIO18 cannot be had: .*in use"):
         Haptics(VIBRATION)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "drives"),
+    [
+        ("inhale", [0.3, 0.45, 0.6]),
+        ("exhale", [0.6, 0.45, 0.3]),
+        ("step", [0.6]),
+        ("sensor", [0.6]),
+    ],
+)
+def test_what_paces_an_exercise_rises_and_falls(pins: MockFactory, pattern: Pattern, drives: list[float]) -> None:
+    felt = Felt()
+    with motor(VIBRATION, felt) as haptics, vouched_for(haptics):
+        haptics.accept(replace(EXERCISE, pattern=pattern))
+        eventually(lambda: len(felt.drives) == 2 * len(drives))
+    assert felt.drives[::2] == pytest.approx(drives)
+    assert set(felt.drives[1::2]) == {0.0}
+
+
+def test_a_buzzer_that_is_only_on_or_off_paces_too(pins: MockFactory) -> None:
+    felt = Felt()
+    with motor(BUZZER, felt) as haptics, vouched_for(haptics):
+        haptics.accept(replace(EXERCISE, pattern="inhale"))
+        eventually(lambda: len(felt.drives) == 6)
+    assert felt.drives == [1.0, 0.0] * 3
+
+
+def test_what_is_only_said_moves_nothing(pins: MockFactory) -> None:
+    felt = Felt()
+    with motor(VIBRATION, felt) as haptics, vouched_for(haptics):
+        haptics.accept(EXERCISE)
+        haptics.accept(CueResult(310.0, cue(), 3.0, 20.0))
+        haptics.accept(cue(outcome="withheld"))
+        assert not felt.starts_within(0.3)
+
+
+def test_nothing_vibrates_for_a_second_at_a_stretch() -> None:
+    for pulses in PATTERNS.values():
+        assert all(0 < pulse.on_s < 1 and 0 < pulse.strength <= 1 for pulse in pulses)
+        assert all(pulse.off_s > 0.05 for pulse in pulses[:-1])
