@@ -21,6 +21,7 @@ _AGAIN_S = 1.0  # what cannot begin yet is asked for again after this ...
 _BEGIN_S = 60.0  # ... for so long
 _SILENT_S = 8.0
 _STOP_S = 2.0
+_START = "guide start"
 _NEXT, _STOP = ("\n", "\r", " "), ("q", "Q", "\x1b", "\x03")
 
 
@@ -52,6 +53,7 @@ class Guiding:
         self._note = "waiting for the signal ..."
         self._heard_s = self._began_s = time.monotonic()
         self._asked_s = 0.0
+        self._begins = False  # it was taken, and the first word comes soon
         self._stopping_s: float | None = None
         self._longest_s: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -69,6 +71,7 @@ class Guiding:
 
     def _answered(self, body: Payload) -> None:
         if body["result"] == "ok":
+            self._begins = self._begins or body["request_id"] == _START
             return
         error = str(body["error"])
         if self._now is None and error.startswith("no signal") and time.monotonic() - self._began_s < _BEGIN_S:
@@ -115,9 +118,9 @@ class Guiding:
     def tick(self) -> None:
         """Do what is due; call it several times a second."""
         now = time.monotonic()
-        if self._now is None and now - self._asked_s >= _AGAIN_S and not self.over.is_set():
+        if self._now is None and not self._begins and now - self._asked_s >= _AGAIN_S and not self.over.is_set():
             self._asked_s = now
-            self.ask(self._verb, {"action": "start", "request_id": "guide start", **self._start})
+            self.ask(self._verb, {"action": "start", "request_id": _START, **self._start})
         with self._lock:
             if self.over.is_set():
                 return

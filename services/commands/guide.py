@@ -17,7 +17,7 @@ from services.daemon import Service
 from services.exercises import EXERCISES
 from services.guiding import Guiding, keys
 from services.messages import Message, Reply, Request
-from services.mqtt import Link, News, Received
+from services.mqtt import Link, News, Received, Up
 from services.screen import guide_screen, no_screen
 from services.serving import RunsAlreadyError, only_one, serve
 from services.settings import Settings, SettingsError
@@ -134,14 +134,15 @@ def _with_the_service(settings: Settings, guided: Guiding, stopped: Any) -> None
         )
 
     def hear(news: News) -> None:
-        if isinstance(news, Received) and news.topic.startswith(f"{root}/"):
+        if isinstance(news, Up):
+            guided.ask = lambda verb, body: _publish(link, f"{root}/cmd/{verb}", body)
+        elif isinstance(news, Received) and news.topic.startswith(f"{root}/"):
             guided.hear(news.topic.removeprefix(f"{root}/"), json.loads(news.payload))
 
     link = Link(
         mqtt, host, mqtt.port, client_id=f"unshrug-{settings.wearer.id}-guide-{os.urandom(3).hex()}", will=None,
         topics=tuple(f"{root}/{topic}" for topic in _TOPICS), tell=hear,
     )  # fmt: skip
-    guided.ask = lambda verb, body: _publish(link, f"{root}/cmd/{verb}", body)
     try:
         while not guided.over.is_set():
             if stopped():
