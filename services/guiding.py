@@ -105,6 +105,11 @@ class Guiding:
         elif key in _STOP:
             self.stop()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping_s is not None
+
     def stop(self) -> None:
         """Stop what is under way, or what has not begun."""
         with self._lock:

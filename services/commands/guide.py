@@ -115,7 +115,7 @@ def _in_this_process(settings: Settings, guided: Guiding, stopped: Any) -> None:
     settings = replace(settings, cue=replace(settings.cue, enabled=False), mqtt=replace(settings.mqtt, enabled=False))
 
     def done(_: bytes) -> bool:
-        if stopped():
+        if stopped() and not guided.stopping:
             guided.stop()
         guided.tick()
         return guided.over.is_set()
@@ -145,7 +145,7 @@ def _with_the_service(settings: Settings, guided: Guiding, stopped: Any) -> None
     )  # fmt: skip
     try:
         while not guided.over.is_set():
-            if stopped():
+            if stopped() and not guided.stopping:
                 guided.stop()
             guided.tick()
             time.sleep(0.1)
