@@ -26,6 +26,7 @@ _REOPEN_AFTER_S = 10.0
 _MOST_WAITING = 2000
 _MOST_CALLS = 100
 _GOODBYE_S = 2.0
+_LOOK_EVERY_S = 0.1
 _LATE_S = 0.5  # data that arrive this much later than others are not of now
 
 
@@ -125,6 +126,7 @@ class Service:
         self._connections = 0
         self._problem: str | None = "not connected yet"
         self._minute: datetime | None = None
+        self._look_s = 0.0  # when to look at the wall clock again
 
     def stamp(self, board_s: float) -> Stamp:
         """Map a second on the board's clock to the machine's clocks."""
@@ -223,6 +225,9 @@ class Service:
 
     def _follow_clock(self) -> None:
         """Tell the local time, minute by minute and when it was set; then others have another time to tell, too."""
+        if self._clock.mono() < self._look_s:
+            return
+        self._look_s = self._clock.mono() + _LOOK_EVERY_S
         local, stepped = self._clock.local(), self._steps.stepped()
         if stepped or local.replace(second=0, microsecond=0) != self._minute:
             self._minute = local.replace(second=0, microsecond=0)
