@@ -1,5 +1,6 @@
 """The diary: what may be written, what follows from it, and that nothing is ever lost."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -7,8 +8,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.broker import Broker
 from services.cli import main
 from services.commands.diary import local_time, write_csv
 from services.contract import Contract, Publication, Stamp
+from services.delivery import Delivery
 from services.diary import (
     DiaryError,
     Entry,
@@ -29,9 +33,13 @@ from services.diary import (
     open_headache,
     write,
 )
+from services.messages import AskStore, Reply, Request
 from services.safety import FIRST_USE, advice
+from services.serving import link_of
+from services.settings import MqttSettings
 from services.store import Store, uuid7
-from tests.services.conftest import validate
+from tests.services.conftest import listening, validate
+from tests.services.test_mqtt import contract_of
 
 ROOT = Path(__file__).parents[2]
 ZONE = timezone(timedelta(hours=1))
@@ -307,6 +315,13 @@ def test_red_flags_are_said_when_an_entry_calls_for_them_and_not_else() -> None:
     assert "seek medical care now" in advice(plain | {"sudden": True}, [], NOW)[0]
     assert "seek medical care now" in advice(plain | {"symptoms": ["speech", "vision"]}, [], NOW)[0]
     assert "see a doctor soon" in advice(plain | {"symptoms": ["fever"]}, [], NOW)[0]
+    assert "seek medical care now" in advice(plain | {"symptoms": ["injury"]}, [], NOW)[0]
+    assert "see a doctor soon" in advice(plain | {"symptoms": ["dizziness"]}, [], NOW)[0]
+    (said,) = advice(plain | {"symptoms": ["dizziness"], "neck_pain": True}, [], NOW)
+    assert said == "You named dizziness: stop, and seek medical care now."
+    now, soon = advice(plain | {"symptoms": ["fever", "injury", "dizziness"], "neck_pain": True}, [], NOW)
+    assert now == "You named an injury of head or neck and dizziness: stop, and seek medical care now."
+    assert soon == "You named fever or feeling ill: see a doctor soon."
     assert "electrodes off" in advice(plain | {"symptoms": ["skin"]}, [], NOW)[0]
     taken = [{"kind": "headache", "start": at(24 * k), "medicine": "ibuprofen"} for k in range(1, 10)]
     assert advice(plain | {"medicine": "ibuprofen"}, taken[:8], NOW) == []
@@ -463,3 +478,86 @@ def test_triggers_have_their_counts_first(home: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     assert "1 headaches are from before anything was worn" in said
     assert "An estimate needs 24 usable attacks; there are 0." in said
+
+
+# Over MQTT
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "w.sqlite3")
+    yield store
+    store.close()
+
+
+@contextlib.contextmanager
+def dashboard(broker: Broker, wearer: str, store: Store) -> Iterator[tuple[Delivery, Callable[..., Entry]]]:
+    """A delivery that keeps a diary, and what asks something of it as a dashboard does."""
+    made: list[Delivery] = []
+
+    def ask(request: Request) -> bool:
+        made[0].answer(AskStore(request))
+        return True
+
+    made.append(Delivery(contract_of(wearer), store, ask=ask))
+    with listening(broker.port, f"unshrug/{wearer}") as listener:
+        try:
+            made[0].connect(partial(link_of, wearer, broker, MqttSettings()))
+            assert made[0].connected.wait(5)
+
+            def asked(verb: str, **body: object) -> Entry:
+                listener.publish(f"unshrug/{wearer}/cmd/{verb}", json.dumps(body))
+                return listener.wait_for("reply").body
+
+            yield made[0], asked
+        finally:
+            made[0].close()
+
+
+def test_a_dashboard_writes_changes_and_removes(broker: Broker, shelf: Store) -> None:
+    with dashboard(broker, "diary-1", shelf) as (_, ask):
+        ache = {"kind": "headache", "start": "2020-01-31T16:00:00+01:00"}
+        said = ask("diary", **ache, end="2020-01-31T17:00:00+01:00", symptoms=["numbness"])
+        assert said["advice"] == ["You named numbness: stop, and seek medical care now."]
+        name = said["diary_id"]
+        end = "2020-01-31T18:00:00+01:00"
+        assert ask("diary", **ache, id=name, end=end)["diary_id"] == name
+        assert [(entry["seq"], entry["end"]) for entry in entries(shelf)] == [(1, end)]
+        assert ask("diary", kind="no_headache", date="2020-01-31")["error"].startswith("date: the diary has a headache")
+        assert ask("diary", id=name, delete=True)["diary_id"] == name
+        assert entries(shelf) == []
+        since = (datetime.now().astimezone() - timedelta(hours=25)).isoformat()
+        about = ask("diary", kind="therapy", start=since)["diary_id"]
+        assert ask("checkin", about=about, after_h=24, symptoms=["fever"])["advice"] == [
+            "You named fever or feeling ill: see a doctor soon."
+        ]
+        assert "no such check-in is due" in ask("checkin", about=about, after_h=24)["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"kind": "headache", "delete": True}, "missing dependency id for delete"),
+        ({"kind": "headache", "start": "9999-12-31T23:59:59-05:00"}, "it is of the year 9999"),
+        ({"kind": "headache", "start": "0001-01-01T00:00:00+05:00", "end": "0001-01-01T01:00:00Z"}, "of the year 1;"),
+    ],
+)
+def test_whatever_is_asked_is_answered_and_the_diary_goes_on(
+    broker: Broker, shelf: Store, body: Entry, said: str
+) -> None:
+    with dashboard(broker, "diary-2", shelf) as (_, ask):
+        assert said in ask("diary", **body)["error"]
+        assert ask("diary", kind="no_headache", date="2020-02-01")["result"] == "ok"
+
+
+def test_what_cannot_be_done_takes_nothing_else_along(
+    broker: Broker, shelf: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    impossible = AskStore(Request("diary", {}))  # which the schema lets nobody ask
+    with listening(broker.port, "unshrug/diary-3") as other, dashboard(broker, "diary-3", shelf) as (sink, _):
+        for k in range(10):
+            sink.answer(impossible)
+            sink.answer(Reply(Request("resume", {"request_id": str(k)})))
+        for k in range(10):
+            assert other.wait_for("reply").body["request_id"] == str(k)
+    assert "could not be delivered" in caplog.text
