@@ -198,7 +198,8 @@ class Delivery:
             except StoreError as error:
                 log.error("%s", error)
         for question in inbox.asked:
-            self.answer(self._look_up(question))
+            with _going_on():
+                self.answer(self._look_up(question))
         if inbox.asked or inbox.values or any(p.topic in _RECORDS for p in inbox.durable):
             self._changes += 1
             self._tend_s = 0.0

@@ -5,7 +5,7 @@ An entry is a message with an id; another one with the same id and a higher `seq
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import MAXYEAR, date, datetime, timedelta
 from typing import Any, Literal
 
 from services.contract import Contract, Publication
@@ -14,6 +14,7 @@ from services.store import Store
 
 _SOON = timedelta(minutes=5)  # clocks differ
 _LONGEST = timedelta(days=14)
+_YEARS = range(1970, MAXYEAR)  # a slip else; and the first and last of all have times that no clock shows
 _CHECKS_H = (24, 48)
 _CHECK_FOR = timedelta(days=7)
 _STRONG_PAIN = 7
@@ -56,7 +57,12 @@ class Hold:
 def entries(store: Store) -> list[Entry]:
     """Return what the diary has, by time. Raises StoreError."""
     kept = [entry for entry in store.latest("diary") if not entry.get("deleted")]
-    return sorted(kept, key=lambda entry: str(entry.get("start") or entry.get("date")))
+    return sorted(kept, key=began)
+
+
+def began(entry: Entry) -> datetime:
+    """Return when an entry began; a day without a headache does at its local midnight."""
+    return datetime.fromisoformat(entry.get("start") or entry["date"]).astimezone()
 
 
 def write(
@@ -64,7 +70,8 @@ def write(
 ) -> tuple[list[Publication], Entry]:
     """Return what is to be kept for an entry, an edit (`id`) or a removal (`delete`), and what to answer.
 
-    `body` fits the schema of the request; `before` is what the diary has; `now` has an offset from UTC.
+    `body` fits the schema of the request; `before` is what the diary has; `now` has an offset from UTC. What is to be
+    kept of the entry itself comes first; days that were said to be without a headache and no longer are come after it.
     Raises DiaryError.
     """
     name = body.get("id")
@@ -94,6 +101,7 @@ def write(
 
 def _check_day(entry: Entry, others: Iterable[Entry], now: datetime) -> None:
     day = date.fromisoformat(entry["date"])
+    _check_year("date", day)
     if day > now.date():
         raise DiaryError(f"date: {day} is in the future; expected {now.date()} or before")
     for other in others:
@@ -110,7 +118,10 @@ def _check_stretch(entry: Entry, others: Sequence[Entry], now: datetime) -> list
     start, end = _time(entry, "start"), _time(entry, "end")
     assert start is not None
     for key, at in (("start", start), ("end", end)):
-        if at is not None and at > now + _SOON:
+        if at is None:
+            continue
+        _check_year(key, at)
+        if at > now + _SOON:
             raise DiaryError(f"{key}: {at.astimezone(now.tzinfo):%Y-%m-%d %H:%M} is in the future")
     if end is not None and end < start:
         raise DiaryError("end: it is before start")
@@ -118,12 +129,19 @@ def _check_stretch(entry: Entry, others: Sequence[Entry], now: datetime) -> list
         raise DiaryError(f"end: more than {_LONGEST.days} days after start; expected one entry for each headache")
     if entry["kind"] != "headache":
         return []
+    if end is None and now - start > _LONGEST:
+        raise DiaryError(f"end: expected when it was over, for it began more than {_LONGEST.days} days ago")
     for other in others:
         if other["kind"] == "headache" and _overlap((start, end), _stretch(other), now):
             is_open = "end" not in other
             hint = "; it is open: end it first" if is_open else ""
             raise DiaryError(f"start: it overlaps the headache of {_when(other, now)}{hint}")
     return [o for o in others if o["kind"] == "no_headache" and _touches(entry, date.fromisoformat(o["date"]), now)]
+
+
+def _check_year(key: str, when: date) -> None:
+    if when.year not in _YEARS:
+        raise DiaryError(f"{key}: it is of the year {when.year}; expected {_YEARS[0]} or later, and no time to come")
 
 
 def _overlap(one: tuple[datetime, datetime | None], other: tuple[datetime, datetime | None], now: datetime) -> bool:

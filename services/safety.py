@@ -14,7 +14,7 @@ SYMPTOMS: dict[str, tuple[str, bool]] = {
     "confusion": ("confusion or drowsiness", True),
     "dizziness": ("dizziness", False),
     "fever": ("fever or feeling ill", False),
-    "injury": ("an injury of head or neck", False),
+    "injury": ("an injury of head or neck", True),
     "changed": ("a headache unlike those before", False),
     "skin": ("skin that burns or itches under the electrodes", False),
 }
@@ -28,8 +28,9 @@ _MEDICINE_DAYS = 10
 FIRST_USE = (
     "Before you begin: this is research and education software, not a medical device. It makes no diagnosis.",
     f"A sudden, worst-ever headache; one with weakness, numbness, double vision, slurred speech: stop, and {_NOW}.",
+    f"One after an injury of head or neck, or with dizziness and a neck that newly hurts: stop, and {_NOW}.",
     f"One that is new after the age of 50, in pregnancy, with fever, cancer or a weak immune system: {_SOON}.",
-    f"One after an injury, with a painful red eye, or that grows, changes, comes with coughing or effort: {_SOON}.",
+    f"One with a painful red eye, or that grows, changes, comes with coughing, effort or lying down: {_SOON}.",
     "The motor goes on wrist, arm or belt, never on the neck; electrodes on battery power only; not while driving.",
 )
 
@@ -37,8 +38,9 @@ FIRST_USE = (
 def advice(entry: dict[str, Any], entries: Sequence[dict[str, Any]], now: datetime) -> list[str]:
     """Return what an entry calls for, a sentence each: mostly nothing."""
     named = [name for name in entry.get("symptoms", ()) if name in SYMPTOMS]
-    at_once = [SYMPTOMS[name][0] for name in named if SYMPTOMS[name][1]]
-    others = [SYMPTOMS[name][0] for name in named if not SYMPTOMS[name][1] and name != "skin"]
+    with_neck = {"dizziness"} if entry.get("neck_pain") else set()  # an artery of the neck may be torn
+    at_once = [SYMPTOMS[name][0] for name in named if SYMPTOMS[name][1] or name in with_neck]
+    others = [SYMPTOMS[name][0] for name in named if SYMPTOMS[name][0] not in at_once and name != "skin"]
     found = []
     if entry.get("sudden"):
         found.append(f"A headache that is there within a minute: stop, and {_NOW}.")

@@ -16,7 +16,7 @@ from typing import Any
 from services.clock import Clock, rfc3339
 from services.commands.shared import existing_store, load, store_path, tell_first_use
 from services.contract import Contract, Publication, Stamp
-from services.diary import DiaryError, Entry, Question, check_in, due_now, entries, open_headache, write
+from services.diary import DiaryError, Entry, Question, began, check_in, due_now, entries, open_headache, write
 from services.requests import what_is_wrong
 from services.settings import Settings
 from services.store import Store, uuid7
@@ -50,21 +50,27 @@ def local_time(text: str, now: datetime) -> datetime:
     Where the clock was set back an hour comes twice, and the first is taken; where it was set forward one never was.
     Raises DiaryError.
     """
-    text = text.strip().lower()
+    try:
+        return _read_time(text.strip().lower(), now)
+    except (ValueError, OverflowError):
+        expected = "now, 2h ago, 16:00, yesterday 16:00 or 2026-01-31 16:00"
+        raise DiaryError(f"{text}: expected a time such as {expected}") from None
+
+
+def _read_time(text: str, now: datetime) -> datetime:
     if text == "now":
         return now
     if ago := _AGO.fullmatch(text):
         return now - timedelta(**{_UNIT[ago[2]]: float(ago[1])})
-    day = now.date()
+    clock, day = text, now.date()
     if text.startswith("yesterday "):
-        text, day = text.removeprefix("yesterday "), day - timedelta(days=1)
-    if re.fullmatch(r"\d?\d:\d\d", text):
-        text = f"{day} {text.zfill(5)}"
-    try:
+        clock, day = text.removeprefix("yesterday "), day - timedelta(days=1)
+    if re.fullmatch(r"\d?\d:\d\d", clock):
+        at = datetime.fromisoformat(f"{day} {clock.zfill(5)}")
+        if clock == text and at > now.replace(tzinfo=None) + timedelta(minutes=5):
+            raise DiaryError(f"{text}: that is still to come today; expected a time before now, or yesterday {text}")
+    else:
         at = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
-    except ValueError:
-        expected = "now, 2h ago, 16:00, yesterday 16:00 or 2026-01-31 16:00"
-        raise DiaryError(f"{text}: expected a time such as {expected}") from None
     if at.tzinfo is not None:
         return at
     first, second = at.replace(fold=0).astimezone(), at.replace(fold=1).astimezone()
@@ -96,6 +102,7 @@ def _keep(settings: Settings, do: Callable[[Store, Contract, datetime], tuple[li
 def _enter(settings: Settings, body: Entry, old: Callable[[Sequence[Entry]], Entry] | None = None) -> Entry:
     """Check an entry and keep it; with `old` it changes that one. Return it as it is kept."""
     kept: list[Entry] = []
+    gone: list[Entry] = []
 
     def do(store: Store, contract: Contract, now: datetime) -> tuple[list[Publication], Entry]:
         before = entries(store)
@@ -108,9 +115,13 @@ def _enter(settings: Settings, body: Entry, old: Callable[[Sequence[Entry]], Ent
             raise DiaryError(wrong)
         publications, said = write(contract, uuid7(now.timestamp()), whole, before, now)
         kept.append(json.loads(publications[0].payload))
+        no_longer = {publication.id for publication in publications[1:]}
+        gone.extend(entry for entry in before if entry["id"] in no_longer)
         return publications, said
 
     _keep(settings, do)
+    for entry in gone:
+        print(f"removed: {_line(entry)}")
     return kept[0]
 
 
@@ -129,8 +140,9 @@ def _add(options: argparse.Namespace, settings: Settings) -> int:
     tell_first_use(settings)
     now = _now()
     if options.none is not None:
-        day = now.date().isoformat() if options.none == "today" else options.none
-        print(f"kept: {_line(_enter(settings, {'kind': 'no_headache', 'date': day}))}")
+        days = {"today": now.date(), "yesterday": now.date() - timedelta(days=1)}
+        body = {"kind": "no_headache", "date": str(days.get(options.none, options.none))} | _given(options, now)
+        print(f"kept: {_line(_enter(settings, body))}")
         return 0
     body = {"kind": "headache", "start": rfc3339(now.timestamp())} | _given(options, now)
     print(f"kept: {_line(_enter(settings, body))}")
@@ -176,7 +188,7 @@ def _named(options: argparse.Namespace) -> Callable[[Sequence[Entry]], Entry]:
     """Return what finds the entry whose id ends in what was given."""
 
     def find(kept: Sequence[Entry]) -> Entry:
-        found = [entry for entry in kept if entry["id"].endswith(options.id.lower())]
+        found = [entry for entry in kept if options.id and entry["id"].endswith(options.id.lower())]
         if len(found) != 1:
             what = "no entry" if not found else f"{len(found)} entries"
             raise DiaryError(f"{options.id}: {what} with such an id; `unshrug diary list` shows them")
@@ -219,8 +231,8 @@ def _kept(settings: Settings) -> tuple[list[Entry], list[Question]]:
 def _list(options: argparse.Namespace, settings: Settings) -> int:
     kept, due = _kept(settings)
     if options.days is not None:
-        since = (_now() - timedelta(days=options.days)).isoformat()
-        kept = [entry for entry in kept if str(entry.get("start") or entry.get("date")) >= since[:10]]
+        since = _now().date() - timedelta(days=options.days)
+        kept = [entry for entry in kept if began(entry).date() >= since]
     if options.format == "json":
         print(json.dumps(kept, indent=1, ensure_ascii=False))
         return 0
@@ -236,7 +248,8 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
 def _line(entry: Entry) -> str:
     """Return an entry in a line, in local time."""
     if entry["kind"] == "no_headache":
-        return f"{entry['id'][-6:]}  {entry['date']}  no headache"
+        note = f", {entry['note']}" if entry.get("note") else ""
+        return f"{entry['id'][-6:]}  {entry['date']}  no headache{note}"
     start = datetime.fromisoformat(entry["start"]).astimezone()
     end = datetime.fromisoformat(entry["end"]).astimezone() if entry.get("end") else None
     until = "" if end is None else f" to {end:%H:%M}" if end.date() == start.date() else f" to {end:%Y-%m-%d %H:%M}"

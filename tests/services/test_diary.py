@@ -1,12 +1,16 @@
 """The diary: what may be written, what follows from it, and that nothing is ever lost."""
 
+import contextlib
 import csv
 import io
 import itertools
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.broker import Broker
 from services.cli import main
 from services.commands.diary import local_time, write_csv
 from services.contract import Contract, Publication, Stamp
+from services.delivery import Delivery
 from services.diary import (
     DiaryError,
     Entry,
@@ -27,10 +33,15 @@ from services.diary import (
     open_headache,
     write,
 )
+from services.messages import AskStore, Reply, Request
 from services.safety import FIRST_USE, advice
+from services.serving import link_of
+from services.settings import MqttSettings
 from services.store import Store, uuid7
-from tests.services.conftest import validate
+from tests.services.conftest import listening, validate
+from tests.services.test_mqtt import contract_of
 
+ROOT = Path(__file__).parents[2]
 ZONE = timezone(timedelta(hours=1))
 NOW = datetime(2026, 2, 10, 18, 0, tzinfo=ZONE)
 
@@ -101,6 +112,10 @@ def test_an_entry_is_kept_as_it_was_written(book: Book) -> None:
         ({"kind": "headache", "start": at(3), "id": "nobody"}, "id: there is no entry nobody"),
         ({"id": "nobody", "delete": True}, "id: there is no entry nobody"),
         ({"kind": "therapy", "start": at(-2)}, "start: 2026-02-10 20:00 is in the future"),
+        ({"kind": "headache", "start": at(24 * 15)}, "end: expected when it was over, for it began more than 14 days"),
+        ({"kind": "headache", "start": "0001-01-01T00:00:00+05:00"}, "start: it is of the year 1; expected 1970"),
+        ({"kind": "headache", "start": "9999-12-31T23:59:59-05:00"}, "start: it is of the year 9999; expected 1970"),
+        ({"kind": "no_headache", "date": "0001-01-01"}, "date: it is of the year 1; expected 1970"),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(book: Book, body: Entry, said: str) -> None:
@@ -141,6 +156,49 @@ def test_a_headache_in_the_evening_takes_the_place_of_none_today(book: Book) -> 
     book.write(kind="no_headache", date="2026-02-09")
     book.headache(1)
     assert sorted(e["kind"] + e.get("date", "") for e in book.entries) == ["headache", "no_headache2026-02-09"]
+
+
+def test_the_diary_is_in_the_order_in_which_things_happened_wherever_they_were_written(tmp_path: Path) -> None:
+    store = Store(tmp_path / "w.sqlite3")
+    told = ("2026-02-01T23:30:00Z", "2026-02-02T08:00:00+09:00", "2026-02-01T20:00:00-05:00")
+    store.put([contract().record("diary", uuid7(k), 0, {"kind": "therapy", "start": t}) for k, t in enumerate(told)])
+    assert [entry["start"] for entry in entries(store)] == [told[1], told[0], told[2]]
+    store.close()
+
+
+def test_a_kill_takes_nothing_of_what_was_said_to_be_kept(tmp_path: Path) -> None:
+    code = """
+import json, math, sys
+from datetime import datetime
+from pathlib import Path
+from services.contract import Contract, Stamp
+from services.diary import entries, write
+from services.store import Store, uuid7
+now = datetime.fromisoformat(sys.argv[2])
+stamp = Stamp(now.timestamp(), math.nan)
+contract, store, seq = Contract("w", lambda _: stamp, lambda: stamp), Store(Path(sys.argv[1])), -1
+body = {"kind": "headache", "start": sys.argv[2]}
+while True:
+    publications, said = write(contract, uuid7(now.timestamp()), body, entries(store), now)
+    store.put(publications)
+    seq += 1
+    body |= {"id": said["diary_id"], "note": f"change {seq + 1}"}
+    print(seq, flush=True)
+"""
+    path = tmp_path / "w.sqlite3"
+    command = [sys.executable, "-c", code, str(path), NOW.isoformat()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        while int(process.stdout.readline()) < 20:
+            pass
+        process.kill()
+        kept = [20, *map(int, process.stdout.read().split())][-1]
+    store = Store(path)
+    (entry,) = entries(store)
+    assert entry["seq"] in (kept, kept + 1)
+    history = [json.loads(payload).get("note") for payload in store.payloads("diary")]
+    assert history == [None, *(f"change {k}" for k in range(1, entry["seq"] + 1))]
+    store.close()
 
 
 def test_a_clock_that_is_minutes_off_is_no_future(book: Book) -> None:
@@ -257,6 +315,13 @@ def test_red_flags_are_said_when_an_entry_calls_for_them_and_not_else() -> None:
     assert "seek medical care now" in advice(plain | {"sudden": True}, [], NOW)[0]
     assert "seek medical care now" in advice(plain | {"symptoms": ["speech", "vision"]}, [], NOW)[0]
     assert "see a doctor soon" in advice(plain | {"symptoms": ["fever"]}, [], NOW)[0]
+    assert "seek medical care now" in advice(plain | {"symptoms": ["injury"]}, [], NOW)[0]
+    assert "see a doctor soon" in advice(plain | {"symptoms": ["dizziness"]}, [], NOW)[0]
+    (said,) = advice(plain | {"symptoms": ["dizziness"], "neck_pain": True}, [], NOW)
+    assert said == "You named dizziness: stop, and seek medical care now."
+    now, soon = advice(plain | {"symptoms": ["fever", "injury", "dizziness"], "neck_pain": True}, [], NOW)
+    assert now == "You named an injury of head or neck and dizziness: stop, and seek medical care now."
+    assert soon == "You named fever or feeling ill: see a doctor soon."
     assert "electrodes off" in advice(plain | {"symptoms": ["skin"]}, [], NOW)[0]
     taken = [{"kind": "headache", "start": at(24 * k), "medicine": "ibuprofen"} for k in range(1, 10)]
     assert advice(plain | {"medicine": "ibuprofen"}, taken[:8], NOW) == []
@@ -318,6 +383,10 @@ def test_a_headache_at_three_in_the_morning(home: Path, capsys: pytest.CaptureFi
         (("add", "--start", "2h ago", "--end", "3h ago"), "end: it is before start"),
         (("add", "--none", "2999-01-01"), "is in the future"),
         (("add", "--none", "someday"), "date must be date"),
+        (("add", "--none", "--peak", "3"), "peak must not be there"),
+        (("add", "--start", "99999999999d ago"), "99999999999d ago: expected a time such as now, 2h ago"),
+        (("add", "--start", "9999-12-31 23:59"), "9999-12-31 23:59: expected a time such as now, 2h ago"),
+        (("add", "--start", "20 d ago"), "end: expected when it was over"),
         (("add", "--symptoms", "hunger"), "symptoms[0] must be one of"),
         (("end",), "there is no open headache"),
         (("resume",), "nothing is kept yet"),
@@ -353,6 +422,21 @@ def test_the_clock_of_the_wall_is_read_as_people_mean_it(home: Path, capsys: pyt
     assert "02:30 was there twice on that day; the first is taken" in capsys.readouterr().err
     with pytest.raises(DiaryError, match="there was no such time"):
         local_time("2026-03-29 02:30", now)
+    with pytest.raises(DiaryError, match=r"23:00: that is still to come today; expected .* yesterday 23:00"):
+        local_time("23:00", now)
+
+
+def test_a_headache_says_which_days_are_no_longer_without_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    day = str(datetime.now().astimezone().date() - timedelta(days=1))
+    assert unshrug("diary", "add", "--none", "yesterday", "--note", "slept well") == 0
+    assert f"{day}  no headache, slept well" in capsys.readouterr().out
+    assert unshrug("diary", "add", "--start", "yesterday 00:10", "--end", "yesterday 00:50") == 0
+    removed, kept = capsys.readouterr().out.splitlines()
+    assert (removed[:9], kept[:6]) == ("removed: ", "kept: ")
+    assert f"{day}  no headache" in removed
+    capsys.readouterr()
+    assert unshrug("diary", "list", "--days", "1") == 0
+    assert f"{day} 00:10 to 00:50" in capsys.readouterr().out, "by the local day, not by that of UTC"
 
 
 def test_the_diary_goes_out_as_a_table_that_no_spreadsheet_runs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,7 +451,10 @@ def test_the_diary_goes_out_as_a_table_that_no_spreadsheet_runs(home: Path, caps
     assert "it is there already" in capsys.readouterr().err
 
 
-@given(rows=st.lists(st.dictionaries(st.sampled_from("ab"), st.text() | st.integers() | st.booleans()), max_size=5))
+words = st.text(st.sampled_from("=+-@\t\r\n\"',; aé1"), max_size=6)
+
+
+@given(rows=st.lists(st.dictionaries(st.sampled_from("ab"), words | st.integers() | st.booleans()), max_size=5))
 def test_no_cell_of_a_table_begins_like_a_formula(rows: list[Entry]) -> None:
     out = io.StringIO(newline="")
     write_csv(out, rows, ["a", "b"])
@@ -391,3 +478,86 @@ def test_triggers_have_their_counts_first(home: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     assert "1 headaches are from before anything was worn" in said
     assert "An estimate needs 24 usable attacks; there are 0." in said
+
+
+# Over MQTT
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "w.sqlite3")
+    yield store
+    store.close()
+
+
+@contextlib.contextmanager
+def dashboard(broker: Broker, wearer: str, store: Store) -> Iterator[tuple[Delivery, Callable[..., Entry]]]:
+    """A delivery that keeps a diary, and what asks something of it as a dashboard does."""
+    made: list[Delivery] = []
+
+    def ask(request: Request) -> bool:
+        made[0].answer(AskStore(request))
+        return True
+
+    made.append(Delivery(contract_of(wearer), store, ask=ask))
+    with listening(broker.port, f"unshrug/{wearer}") as listener:
+        try:
+            made[0].connect(partial(link_of, wearer, broker, MqttSettings()))
+            assert made[0].connected.wait(5)
+
+            def asked(verb: str, **body: object) -> Entry:
+                listener.publish(f"unshrug/{wearer}/cmd/{verb}", json.dumps(body))
+                return listener.wait_for("reply").body
+
+            yield made[0], asked
+        finally:
+            made[0].close()
+
+
+def test_a_dashboard_writes_changes_and_removes(broker: Broker, shelf: Store) -> None:
+    with dashboard(broker, "diary-1", shelf) as (_, ask):
+        ache = {"kind": "headache", "start": "2020-01-31T16:00:00+01:00"}
+        said = ask("diary", **ache, end="2020-01-31T17:00:00+01:00", symptoms=["numbness"])
+        assert said["advice"] == ["You named numbness: stop, and seek medical care now."]
+        name = said["diary_id"]
+        end = "2020-01-31T18:00:00+01:00"
+        assert ask("diary", **ache, id=name, end=end)["diary_id"] == name
+        assert [(entry["seq"], entry["end"]) for entry in entries(shelf)] == [(1, end)]
+        assert ask("diary", kind="no_headache", date="2020-01-31")["error"].startswith("date: the diary has a headache")
+        assert ask("diary", id=name, delete=True)["diary_id"] == name
+        assert entries(shelf) == []
+        since = (datetime.now().astimezone() - timedelta(hours=25)).isoformat()
+        about = ask("diary", kind="therapy", start=since)["diary_id"]
+        assert ask("checkin", about=about, after_h=24, symptoms=["fever"])["advice"] == [
+            "You named fever or feeling ill: see a doctor soon."
+        ]
+        assert "no such check-in is due" in ask("checkin", about=about, after_h=24)["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"kind": "headache", "delete": True}, "missing dependency id for delete"),
+        ({"kind": "headache", "start": "9999-12-31T23:59:59-05:00"}, "it is of the year 9999"),
+        ({"kind": "headache", "start": "0001-01-01T00:00:00+05:00", "end": "0001-01-01T01:00:00Z"}, "of the year 1;"),
+    ],
+)
+def test_whatever_is_asked_is_answered_and_the_diary_goes_on(
+    broker: Broker, shelf: Store, body: Entry, said: str
+) -> None:
+    with dashboard(broker, "diary-2", shelf) as (_, ask):
+        assert said in ask("diary", **body)["error"]
+        assert ask("diary", kind="no_headache", date="2020-02-01")["result"] == "ok"
+
+
+def test_what_cannot_be_done_takes_nothing_else_along(
+    broker: Broker, shelf: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    impossible = AskStore(Request("diary", {}))  # which the schema lets nobody ask
+    with listening(broker.port, "unshrug/diary-3") as other, dashboard(broker, "diary-3", shelf) as (sink, _):
+        for k in range(10):
+            sink.answer(impossible)
+            sink.answer(Reply(Request("resume", {"request_id": str(k)})))
+        for k in range(10):
+            assert other.wait_for("reply").body["request_id"] == str(k)
+    assert "could not be delivered" in caplog.text
