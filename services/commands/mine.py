@@ -18,7 +18,7 @@ from services.broker import BrokerError, answers
 from services.commands.diary import write_csv
 from services.commands.shared import broker_host, existing_store, forget_on_broker, load, store_path
 from services.serving import lock_path, only_one
-from services.settings import SettingsError
+from services.settings import Settings, SettingsError
 from services.store import Store, StoreError
 
 _TABLES = ("diary", "checkin", "calibration", "exercise", "episode", "cue", "summary/day", "summary/night")
@@ -43,6 +43,8 @@ def export(options: argparse.Namespace) -> int:
     path: Path = options.out
     if path.suffix.lower() != ".zip":
         raise SettingsError(f"{path}: expected a name that ends in .zip, for all that is kept of {settings.wearer.id}")
+    if not path.parent.is_dir():
+        raise SettingsError(f"{path}: there is no folder {path.parent}; expected one that is there")
     store = existing_store(settings)
     if store is None:
         raise StoreError(f"{store_path(settings)}: nothing is kept of {settings.wearer.id}")
@@ -51,11 +53,12 @@ def export(options: argparse.Namespace) -> int:
             with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, text in _files(store, settings.wearer.id, asdict(settings)):
                     archive.writestr(name, text)
-            os.link(made.name, path)  # which never takes another file's place
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # so that it is no other's place
+            os.replace(made.name, path)  # a hard link would do both, but USB sticks know none
         except FileExistsError:
             raise SettingsError(f"{path}: it is there already; expected a new name") from None
         finally:
-            Path(made.name).unlink()
+            Path(made.name).unlink(missing_ok=True)
     print(f"all that is kept of {settings.wearer.id} is in {path}")
     return 0
 
@@ -89,19 +92,29 @@ def forget_me(options: argparse.Namespace) -> int:
             print("unshrug: nothing was deleted", file=sys.stderr)
             return 1
         for found in mine:
-            found.unlink()
-        code = 0
-        mqtt = settings.mqtt
-        if mqtt.enabled and (mqtt.broker != "auto" or answers(broker_host(mqtt), mqtt.port)):  # else there is none
-            try:
-                print(f"removed from {forget_on_broker(settings)}")
-            except (BrokerError, SettingsError) as error:
-                print(f"unshrug: deleted here, but not on the broker: {error}; `unshrug mqtt forget` does that later",
-                      file=sys.stderr)  # fmt: skip
-                code = 1
-    lock_path(wearer).unlink(missing_ok=True)
-    print(f"nothing is kept of {wearer} any more")
-    return code
+            found.unlink(missing_ok=True)
+        done = _forgotten_on_broker(settings)
+        lock_path(wearer).unlink(missing_ok=True)  # while it is held: it is nobody else's
+    print(f"nothing is kept of {wearer} {'any more' if done else 'in files here any more'}")
+    return 1 if done is False else 0
+
+
+def _forgotten_on_broker(settings: Settings) -> bool | None:
+    """Remove what is retained, and say how that went; None where no broker was found, and there may never be one."""
+    mqtt, host = settings.mqtt, broker_host(settings.mqtt)
+    if not mqtt.enabled:
+        return True
+    later = "`unshrug mqtt forget` does that later"
+    if mqtt.broker == "auto" and not answers(host, mqtt.port):  # our own keeps nothing, but that of the machine may
+        print(f"unshrug: no broker at {host}:{mqtt.port} to remove anything from; should one keep something, {later}",
+              file=sys.stderr)  # fmt: skip
+        return None
+    try:
+        print(f"removed from {forget_on_broker(settings)}")
+    except (BrokerError, SettingsError) as error:
+        print(f"unshrug: deleted here, but not on the broker: {error}; {later}", file=sys.stderr)
+        return False
+    return True
 
 
 def _typed(question: str) -> str:
